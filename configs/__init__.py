@@ -1,0 +1,1 @@
+"""One file per experiment or paper; each has `get_config(variant="") -> ConfigDict`."""

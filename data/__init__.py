@@ -1,0 +1,1 @@
+"""Raw modality -> elements -> packed sequences -> global batches."""

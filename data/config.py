@@ -1,0 +1,165 @@
+"""The `vocabulary`, `sources` and `pipeline` sections of a config, checked, and what they build."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping
+from typing import Literal
+
+from data.layout import RowShape
+from data.pipeline import Pipeline
+from data.records import TextFiles
+from data.source import Source
+from data.text import TextSource
+from data.token_cache import split
+from data.vocabulary import MINIMUM_SIZE, Vocabulary
+
+
+@dataclasses.dataclass(frozen=True)
+class VocabularyConfig:
+    """A vocabulary read from `path`; where there is none yet and `paths` are given, trained on them and written there.
+
+    num_codes: discrete codes after the text ids. size: text ids, reserved ones included. holdout: share of the text
+    that training does not see, as in the source that holds it out.
+    """
+
+    path: str
+    num_codes: int = 0
+    paths: tuple[str, ...] = ()
+    size: int | None = None
+    field: str = "text"
+    holdout: float = 0.0
+
+    def __post_init__(self):
+        _at_least(self, num_codes=0)
+        if bool(self.paths) != (self.size is not None):
+            raise ValueError("size and paths go together: set both to train a vocabulary, neither to read one")
+        if self.size is not None and self.size < MINIMUM_SIZE:
+            raise ValueError(f"size must be at least {MINIMUM_SIZE} (reserved symbols and bytes), got {self.size}")
+        _share(self, "holdout")
+        if self.holdout and not self.paths:
+            raise ValueError("holdout has no effect without paths to train on; remove it")
+
+    def build(self) -> Vocabulary:
+        """Reads or trains it. Raises ValueError where neither can be done."""
+        if not self.paths or pathlib.Path(self.path).exists():
+            return Vocabulary.load(self.path, self.num_codes)
+        assert self.size is not None
+        texts = split(TextFiles(self.paths, field=self.field).texts(), self.holdout)
+        vocabulary = Vocabulary.train((text for text, held_out in texts if not held_out), self.size, self.num_codes)
+        vocabulary.save(self.path)
+        return vocabulary
+
+
+@dataclasses.dataclass(frozen=True)
+class TextConfig:
+    """A text source; see `TextFiles` and `TextSource`. sequence_length: of a piece; None = a whole row."""
+
+    paths: tuple[str, ...]
+    kind: Literal["text"] = "text"
+    format: Literal["auto", "txt", "jsonl", "parquet", "array_record"] = "auto"
+    field: str = "text"
+    separator: str = ""
+    sequence_length: int | None = None
+    holdout: float = 0.0
+    weight: float = 1.0
+    max_corrupt: int = 0
+
+    def __post_init__(self):
+        if not self.paths:
+            raise ValueError("paths is empty; name at least one file, glob or URL")
+        _at_least(self, max_corrupt=0)
+        _share(self, "holdout")
+        if self.sequence_length is not None:
+            _at_least(self, sequence_length=2)
+        if self.weight <= 0:
+            raise ValueError(f"weight must be positive, got {self.weight}; take the source out of the mixture instead")
+
+    def build(
+        self,
+        vocabulary: Vocabulary,
+        slots: int,
+        cache_dir: str | pathlib.Path,
+        split: Literal["train", "validation"] = "train",
+    ) -> TextSource:
+        """`slots`: of a row. `cache_dir`: where tokens are kept."""
+        if self.sequence_length is not None and self.sequence_length > slots:
+            raise ValueError(f"sequence_length {self.sequence_length} exceeds the {slots} slots of a row")
+        files = TextFiles(self.paths, self.format, self.field, self.separator)
+        length = self.sequence_length or slots
+        return TextSource(
+            files, vocabulary, length, cache_dir, split, self.holdout, self.weight, max_corrupt=self.max_corrupt
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class PipelineConfig:
+    """Rows and batches; see `RowShape` and `Pipeline`. batch_size counts rows over all hosts."""
+
+    batch_size: int
+    slots: int
+    images: int = 0
+    image_size: tuple[int, int] = (0, 0)
+    vectors: int = 0
+    width: int = 0
+    chunk: int = 0
+    window: int = 4096
+    max_corrupt: int = 0
+    num_threads: int = 2
+    num_workers: int = 0
+    prefetch: int = 4
+
+    def __post_init__(self):
+        _at_least(self, batch_size=1, slots=2, images=0, vectors=0, width=0, chunk=0, window=1, max_corrupt=0)
+        _at_least(self, num_threads=0, num_workers=0, prefetch=1)
+        if (self.images > 0) != (min(self.image_size) > 0):
+            raise ValueError(
+                f"image_size {self.image_size} does not go with images={self.images}: set both, or neither"
+            )
+        if (self.vectors > 0) != (self.width > 0):
+            raise ValueError(f"width {self.width} does not go with vectors={self.vectors}: set both, or neither")
+        if self.chunk and not self.vectors:
+            raise ValueError(f"chunk {self.chunk} has no effect without vectors; set vectors, or remove chunk")
+
+    def row_shape(self, vocabulary: Vocabulary) -> RowShape:
+        return RowShape(
+            self.slots,
+            self.images,
+            self.image_size,
+            self.vectors,
+            self.chunk,
+            self.width,
+            pad_id=vocabulary.pad_id,
+            image_id=vocabulary.piece_id("<image>"),
+            vector_id=vocabulary.piece_id("<proprio>"),
+        )
+
+    def build(
+        self, sources: Mapping[str, Source], weights: Mapping[str, float], vocabulary: Vocabulary, seed: int
+    ) -> Pipeline:
+        """The pipeline of one mixture: `weights` are shares of slots, by source."""
+        chosen = {name: sources[name] for name in weights if name in sources}
+        return Pipeline(
+            chosen,
+            weights,
+            self.row_shape(vocabulary),
+            self.batch_size,
+            seed,
+            self.window,
+            self.max_corrupt,
+            self.num_threads,
+            self.num_workers,
+            self.prefetch,
+        )
+
+
+def _at_least(section: object, **bounds: int) -> None:
+    for name, bound in bounds.items():
+        if getattr(section, name) < bound:
+            raise ValueError(f"{name} must be at least {bound}, got {getattr(section, name)}")
+
+
+def _share(section: object, name: str) -> None:
+    if not 0 <= getattr(section, name) < 1:
+        raise ValueError(f"{name} must be a share in [0, 1), got {getattr(section, name)}")

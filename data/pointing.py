@@ -1,0 +1,132 @@
+"""Pointing at things in robot frames: an image, then names of things with their place as two code tokens each."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+import numpy as np
+
+from data.elements import CorruptRecord, Document, Image, Tokens
+from data.episodes import PromptVocabulary, every_frame
+from data.lerobot import LeRobotDataset
+from data.transforms import Bins
+
+SCALE = 1000  # points are [y, x] in thousandths of the image's height and width
+Point = tuple[str, tuple[float, float]]
+
+
+def pointing_prompt(pixels: np.ndarray, *, vocabulary: PromptVocabulary, num_slots: int) -> Document:
+    """The part of a document before the first name."""
+    return Tokens(np.array([vocabulary.bos_id], np.int32), np.zeros(1, np.float32)), Image(pixels, num_slots)
+
+
+def name_tokens(label: str, vocabulary: PromptVocabulary) -> Tokens:
+    """A name and `<point>`, the slot from which the first coordinate is predicted; no target itself."""
+    ids = [*vocabulary.encode(label), vocabulary.piece_id("<point>")]
+    return Tokens(np.array(ids, np.int32), np.zeros(len(ids), np.float32))
+
+
+def point_tokens(point: tuple[float, float], weight: float, bins: Bins, vocabulary: PromptVocabulary) -> Tokens:
+    """y, then x, as code tokens."""
+    codes = bins.encode(np.array(point))
+    ids = [vocabulary.code_id(int(k)) for k in codes]
+    return Tokens(np.array(ids, np.int32), np.full(2, weight, np.float32), "point")
+
+
+def point_of_tokens(ids: Sequence[int], bins: Bins, vocabulary: PromptVocabulary) -> np.ndarray:
+    """float32[2] of [y, x] in 0..1000, the inverse of `point_tokens`. Raises ValueError for ids that are no codes."""
+    return bins.decode(np.array([vocabulary.code_of(int(i)) for i in ids]))
+
+
+class PointingSource:
+    """One document for every `stride`-th frame that has annotated points, with at most `num_points` of them.
+
+    `feature` is a string column: a JSON list of {"label": name, "point": [y, x]} with y and x in 0..1000. Which points
+    are asked for, and in which order, is a function of (seed, index). Raises CorruptRecord for an annotation or an
+    image that cannot be read.
+    """
+
+    def __init__(
+        self,
+        dataset: LeRobotDataset,
+        vocabulary: PromptVocabulary,
+        *,
+        camera: str,
+        num_slots: int,
+        num_points: int,
+        num_bins: int,
+        seed: int,
+        weight: float = 1.0,
+        stride: int = 1,
+        feature: str = "annotation.points",
+        episodes: Sequence[int] | None = None,
+    ):
+        if num_points < 1:
+            raise ValueError(f"pointing: num_points is {num_points}; ask for at least 1")
+        self.dataset, self.vocabulary = dataset, vocabulary
+        self.camera, self.num_slots, self.num_points, self.seed, self.weight = (
+            camera,
+            num_slots,
+            num_points,
+            seed,
+            weight,
+        )
+        self.bins = Bins(num_bins, 0, SCALE)
+        vocabulary.code_id(num_bins - 1)  # raises where the vocabulary has too few codes
+        self.annotations = dataset.column(feature)
+        episode_of, step_of = every_frame(dataset, stride, episodes)
+        texts = self.annotations[dataset.starts[episode_of] + step_of]
+        annotated = np.array([(text or "").strip() not in ("", "[]") for text in texts], bool)
+        self.episode_of, self.step_of = episode_of[annotated], step_of[annotated]
+
+    def __len__(self) -> int:
+        return len(self.episode_of)
+
+    def costs(self) -> np.ndarray:
+        """int32[N,3]: slots, images and vectors of every document. An unreadable annotation counts as no points."""
+        lengths: dict[str, int] = {}
+        costs = np.zeros((len(self), 3), np.int32)
+        for index in range(len(self)):
+            try:
+                labels = [label for label, _ in self.points(index)]
+            except CorruptRecord:
+                labels = []
+            for label in labels:
+                if label not in lengths:
+                    lengths[label] = len(self.vocabulary.encode(label))
+            costs[index] = (1 + self.num_slots + sum(lengths[label] + 3 for label in labels), 1, 0)
+        return costs
+
+    def points(self, index: int) -> list[Point]:
+        """The points that document `index` asks for."""
+        episode, step = int(self.episode_of[index]), int(self.step_of[index])
+        text = self.annotations[self.dataset.starts[episode] + step]
+        try:
+            found = [(str(entry["label"]), _checked(entry["point"])) for entry in json.loads(str(text))]
+        except (ValueError, TypeError, KeyError) as error:
+            raise CorruptRecord(
+                f"{self.dataset.describe(episode, step)}: annotated points cannot be read ({error!r}); expected a JSON "
+                'list of {"label": name, "point": [y, x]} with coordinates in 0..1000'
+            ) from None
+        order = np.random.default_rng((self.seed, index)).permutation(len(found))[: self.num_points]
+        return [found[i] for i in order]
+
+    def __getitem__(self, index: int) -> Document:
+        episode, step = int(self.episode_of[index]), int(self.step_of[index])
+        points = self.points(index)
+        pixels = self.dataset.frame(episode, step, [self.camera])[self.camera]
+        document = pointing_prompt(pixels, vocabulary=self.vocabulary, num_slots=self.num_slots)
+        for label, point in points:
+            document += (
+                name_tokens(label, self.vocabulary),
+                point_tokens(point, self.weight, self.bins, self.vocabulary),
+            )
+        return document
+
+
+def _checked(point: Sequence[float]) -> tuple[float, float]:
+    y, x = point
+    if not (0 <= y <= SCALE and 0 <= x <= SCALE):
+        raise ValueError(f"point {point} lies outside 0..{SCALE}")
+    return y, x

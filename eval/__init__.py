@@ -1,0 +1,1 @@
+"""Closed-loop tasks, statistics and the report page."""

@@ -1,0 +1,1 @@
+"""Worlds that policies act in."""

@@ -1,0 +1,49 @@
+"""Demonstrations: the expert acts under smooth disturbances while the recorded action stays what it meant to do.
+
+The disturbance leads the arm off the expert's path and the labels lead back, so a policy trained on them has seen how
+to mend its own mistakes (DART, arXiv 1703.09327).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from eval.envs.tabletop.env import Tabletop
+from eval.envs.tabletop.points import Point
+
+MEMORY = 0.8  # share of a disturbance that is still there one control step later
+
+
+@dataclasses.dataclass
+class Demonstration:
+    """An episode, one entry a step: image uint8[64,64,3], proprioception float32[n+4], action float32[n+1], points."""
+
+    instruction: str
+    success: bool
+    images: list[np.ndarray] = dataclasses.field(default_factory=list)
+    proprio: list[np.ndarray] = dataclasses.field(default_factory=list)
+    actions: list[np.ndarray] = dataclasses.field(default_factory=list)
+    points: list[list[Point]] = dataclasses.field(default_factory=list)
+
+
+def demonstrate(env: Tabletop, seed: int, noise: float = 0.0) -> Demonstration:
+    """The expert in the episode of `seed`.
+
+    The standard deviation of the disturbance of each joint is drawn for the episode between 0 and `noise` radians.
+    """
+    rng = np.random.default_rng([seed, 1])
+    level, push = rng.uniform(0, noise), np.zeros(env.action_size)
+    observation = env.reset(seed)
+    episode = Demonstration(env.instruction, success=False)
+    while not episode.success and len(episode.actions) < env.max_steps:
+        action = env.expert_action()
+        episode.images.append(observation["image"])
+        episode.proprio.append(observation["proprio"])
+        episode.actions.append(action)
+        episode.points.append(env.points())
+        push[:-1] = MEMORY * push[:-1] + np.sqrt(1 - MEMORY**2) * rng.normal(0, level, env.num_joints)
+        _, episode.success = env.step(action + push, render=False)
+        observation = env.observe()
+    return episode

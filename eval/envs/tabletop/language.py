@@ -1,0 +1,118 @@
+"""Instructions in many wordings. The held-out wordings are new sentences made of words that the training ones use."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from eval.envs.tabletop.scene import Layout
+from eval.envs.tabletop.tasks import Goal
+
+WORDINGS = {
+    "train": {
+        "reach": (
+            "reach the {object}",
+            "reach for the {object}",
+            "go to the {object}",
+            "move to the {object}",
+            "move the gripper over the {object}",
+            "bring the gripper above the {object}",
+            "hold the gripper above the {object}",
+            "stop over the {object}",
+            "find the {object} and go there",
+            "go over to the {colour} object",
+            "reach the object that is {colour}",
+            "put the gripper over the {colour} {shape} and wait",
+        ),
+        "push": (
+            "push the {object} into the {zone}",
+            "push the {object} to the {zone}",
+            "push the {object} onto the {zone}",
+            "slide the {object} into the {zone}",
+            "slide the {object} over to the {zone}",
+            "shove the {object} into the {zone}",
+            "use the gripper to push the {object} to the {zone}",
+            "the {object} belongs in the {zone} so push it there",
+            "move the {object} to the {zone} by pushing",
+            "push the {colour} object into the {zone}",
+            "push the object that is {colour} onto the {zone_colour} area",
+            "slide the {object} to the {zone_colour} area",
+        ),
+        "lift": (
+            "lift the {object}",
+            "lift up the {object}",
+            "pick up the {object}",
+            "pick the {object} up",
+            "take the {object}",
+            "grasp the {object} and lift it",
+            "grasp the {object} and hold it up",
+            "raise the {object} above the table",
+            "raise the {colour} object",
+            "lift the object that is {colour}",
+        ),
+        "stack": (
+            "stack the {object} on the {support}",
+            "put the {object} on the {support}",
+            "put the {object} on top of the {support}",
+            "place the {object} on the {support}",
+            "pick up the {object} and place it on the {support}",
+            "set the {object} on top of the {support}",
+            "stack the {colour} object on the {support_colour} object",
+            "take the {object} and put it on the {support}",
+        ),
+        "sort": (
+            "sort the objects by colour",
+            "sort all objects into the zones of their colour",
+            "put every object into the zone of its colour",
+            "place each object in the zone that has its colour",
+            "move every object to its zone",
+            "match the objects and the zones by colour",
+            "bring each object to the area of its colour",
+        ),
+    },
+    "test": {
+        "reach": (
+            "bring the gripper to the {object}",
+            "go and stop above the {object}",
+            "move over to the {colour} {shape}",
+            "find the {colour} object and reach it",
+        ),
+        "push": (
+            "shove the {object} over to the {zone}",
+            "use the gripper to slide the {object} onto the {zone}",
+            "push the {object} over into the {zone_colour} area",
+            "the {colour} {shape} belongs in the {zone} so slide it there",
+        ),
+        "lift": (
+            "take the {object} and raise it",
+            "pick up the object that is {colour}",
+            "grasp the {object} and hold it above the table",
+        ),
+        "stack": (
+            "set the {object} on the {support}",
+            "lift the {object} and place it on top of the {support}",
+            "take the {colour} object and stack it on the {support}",
+        ),
+        "sort": (
+            "sort every object by its colour",
+            "bring all objects into the zones that match their colour",
+            "place every object in the area of its colour",
+        ),
+    },
+}
+
+
+def instruction(rng: np.random.Generator, wording: str, task: str, layout: Layout, goal: Goal) -> str:
+    """One sentence for an episode, drawn from the wordings "train" or "test"."""
+    sentences = WORDINGS[wording][task]
+    target = layout.objects[goal.target]
+    support = layout.objects[goal.support]
+    words = {
+        "object": target.name,
+        "colour": target.colour,
+        "shape": target.shape,
+        "support": support.name,
+        "support_colour": support.colour,
+    }
+    if layout.zones:
+        words |= {"zone": layout.zones[goal.zone].name, "zone_colour": layout.zones[goal.zone].colour}
+    return sentences[rng.integers(len(sentences))].format(**words)

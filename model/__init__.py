@@ -1,0 +1,1 @@
+"""Embedders, mixers (local, global, recurrent), feed-forwards (dense, MoE), stack and heads."""

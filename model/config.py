@@ -1,0 +1,246 @@
+"""The `models.<name>` section of a config: what a model is made of, checked before anything is compiled.
+
+Sizes carry the letters of the shape legend: D model width, H query heads, K key/value heads, h head width,
+F feed-forward width, E experts, N recurrent states, V vocabulary, A action width, C chunk length.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Literal
+
+Mixer = Literal["local", "global", "recurrent"]
+FeedForward = Literal["dense", "moe"]
+
+
+def _require(condition: bool, field: str, given: object, allowed: str) -> None:
+    if not condition:
+        raise ValueError(f"{field} is {given!r}; allowed: {allowed}")
+
+
+def _positive(section: object, *fields: str) -> None:
+    for field in fields:
+        _require(getattr(section, field) > 0, field, getattr(section, field), "positive numbers")
+
+
+@dataclasses.dataclass(frozen=True)
+class AttentionConfig:
+    """Grouped-query attention; one section for `local` layers and one for `global` layers."""
+
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    window: int | None = None  # keys a query sees, itself included; local layers only
+    rope_base: float = 10_000.0
+    rope_scale: float = 1.0  # positions are divided by it
+    qk_norm: bool = True
+    query_scale: float | None = None  # None: head_dim ** -0.5
+    softcap: float | None = None  # logits = softcap * tanh(logits / softcap)
+    sink: bool = False  # one learned logit a head that takes probability and gives nothing
+
+    def __post_init__(self):
+        _positive(self, "num_heads", "num_kv_heads", "rope_base", "rope_scale")
+        _require(
+            self.num_heads % self.num_kv_heads == 0,
+            "num_heads",
+            self.num_heads,
+            f"a multiple of num_kv_heads ({self.num_kv_heads})",
+        )
+        even = self.head_dim > 0 and self.head_dim % 2 == 0
+        _require(even, "head_dim", self.head_dim, "a positive even number, as RoPE needs pairs")
+        _require(self.window is None or self.window > 0, "window", self.window, "a positive number of keys")
+        for field in ("query_scale", "softcap"):
+            value = getattr(self, field)
+            _require(value is None or value > 0, field, value, "a positive number or None")
+
+
+@dataclasses.dataclass(frozen=True)
+class RecurrentConfig:
+    """S5 layer (Smith et al. 2023) with the resets of arXiv 2303.03982."""
+
+    num_states: int  # complex states kept after conjugate symmetry: half of the HiPPO matrix's size
+    dt_min: float = 1e-3
+    dt_max: float = 1e-1
+
+    def __post_init__(self):
+        _positive(self, "num_states")
+        _require(0 < self.dt_min < self.dt_max, "dt_min", self.dt_min, f"between 0 and dt_max ({self.dt_max})")
+
+
+@dataclasses.dataclass(frozen=True)
+class DenseConfig:
+    """Gated feed-forward: GeGLU (gelu) or SwiGLU (silu)."""
+
+    hidden_dim: int
+    activation: Literal["gelu", "silu"] = "gelu"
+
+    def __post_init__(self):
+        _positive(self, "hidden_dim")
+
+
+@dataclasses.dataclass(frozen=True)
+class MoEConfig:
+    """Dropless top-k mixture of gated experts."""
+
+    num_experts: int
+    top_k: int
+    hidden_dim: int  # of one expert
+    shared_dim: int = 0  # of the shared expert that every token takes; 0 = none
+    activation: Literal["gelu", "silu"] = "silu"
+    router: Literal["softmax", "sigmoid"] = "softmax"
+    balance_loss: float = 0.01  # weight of the load-balancing loss (Switch, eq. 4); 0 = off
+    bias_rate: float = 0.0  # step of the loss-free balancing bias (arXiv 2408.15664); 0 = off
+    z_loss: float = 1e-3  # weight of the router z-loss (ST-MoE, eq. 5); 0 = off
+
+    def __post_init__(self):
+        _require(self.num_experts > 1, "num_experts", self.num_experts, "at least 2; use a dense feed-forward for 1")
+        _require(0 < self.top_k <= self.num_experts, "top_k", self.top_k, f"1 .. num_experts ({self.num_experts})")
+        _positive(self, "hidden_dim")
+        _require(self.shared_dim >= 0, "shared_dim", self.shared_dim, "0 (none) or a positive integer")
+        for field in ("balance_loss", "bias_rate", "z_loss"):
+            _require(getattr(self, field) >= 0, field, getattr(self, field), "0 (off) or positive")
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageConfig:
+    """Encoder-free images: a small residual convolutional stem inside each patch (Gato, section 2.2)."""
+
+    height: int
+    width: int
+    patch_size: int
+    stem_stride: int = 4  # stride of the stem's first convolution
+    stem_dim: int = 32
+
+    def __post_init__(self):
+        _positive(self, *(field.name for field in dataclasses.fields(self)))
+        _require(
+            self.height % self.patch_size == 0 and self.width % self.patch_size == 0,
+            "patch_size",
+            self.patch_size,
+            f"a divisor of height and width ({self.height} x {self.width})",
+        )
+        _require(
+            self.patch_size % self.stem_stride == 0,
+            "stem_stride",
+            self.stem_stride,
+            f"a divisor of patch_size ({self.patch_size})",
+        )
+
+    @property
+    def num_patches(self) -> int:
+        return (self.height // self.patch_size) * (self.width // self.patch_size)
+
+
+@dataclasses.dataclass(frozen=True)
+class RobotConfig:
+    """Sizes that every embodiment fits in; each embodiment has its own input and output projection."""
+
+    num_embodiments: int
+    width: int  # A, the widest proprioception or action
+    chunk: int  # C, actions predicted at once
+
+    def __post_init__(self):
+        _positive(self, *(field.name for field in dataclasses.fields(self)))
+
+
+@dataclasses.dataclass(frozen=True)
+class BinsHeadConfig:
+    """Parallel per-dimension bins: one categorical distribution for each action dimension and chunk step."""
+
+    num_bins: int = 256
+    low: float = -3.0  # of normalised actions
+    high: float = 3.0
+
+    def __post_init__(self):
+        _require(self.num_bins > 1, "num_bins", self.num_bins, "at least 2")
+        _require(self.low < self.high, "low", self.low, f"below high ({self.high})")
+
+
+@dataclasses.dataclass(frozen=True)
+class FlowHeadConfig:
+    """Flow-matching action expert that attends to the backbone's keys and values (pi0, arXiv 2410.24164)."""
+
+    width: int
+    hidden_dim: int
+    num_steps: int = 10  # Euler steps at inference
+
+    def __post_init__(self):
+        _positive(self, *(field.name for field in dataclasses.fields(self)))
+        _require(self.width % 2 == 0, "width", self.width, "even, as flow times enter as pairs of sine and cosine")
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """A stack: embed -> `num_layers` blocks -> heads. Patterns are repeated and truncated to `num_layers`."""
+
+    model_dim: int
+    num_layers: int
+    pattern: tuple[Mixer, ...]
+    ffn: tuple[FeedForward, ...]
+    local_attention: AttentionConfig | None = None
+    global_attention: AttentionConfig | None = None
+    recurrent: RecurrentConfig | None = None
+    dense: DenseConfig | None = None
+    moe: MoEConfig | None = None
+    image: ImageConfig | None = None
+    robot: RobotConfig | None = None
+    bins: BinsHeadConfig | None = None
+    flow: FlowHeadConfig | None = None
+    norms: Literal["pre", "sandwich"] = "pre"  # sandwich: RMSNorm before and after each sub-layer (Gemma 3)
+    scale_embeddings: bool = True  # multiply by sqrt(D)
+    tied_head: bool = True
+    final_softcap: float | None = None
+    dtype: Literal["float32", "bfloat16"] = "float32"  # of activations; parameters are float32
+    remat: Literal["none", "block", "dots"] = "none"
+
+    def __post_init__(self):
+        _positive(self, "model_dim", "num_layers")
+        _require(len(self.pattern) > 0, "pattern", self.pattern, "at least one of 'local', 'global', 'recurrent'")
+        _require(len(self.ffn) > 0, "ffn", self.ffn, "at least one of 'dense', 'moe'")
+        cap = self.final_softcap
+        _require(cap is None or cap > 0, "final_softcap", cap, "a positive number or None")
+        used = set(self.mixers) | set(self.feed_forwards)
+        sections = {
+            "local": "local_attention",
+            "global": "global_attention",
+            "recurrent": "recurrent",
+            "dense": "dense",
+            "moe": "moe",
+        }
+        for kind, section in sections.items():
+            given = getattr(self, section) is not None
+            if kind in used and not given:
+                raise ValueError(f"{section} is None but the layers use {kind!r}; give the section {section}")
+            if kind not in used and given:
+                raise ValueError(f"{section} is given but none of the {self.num_layers} layers is {kind!r}; remove it")
+        if self.local_attention is not None and self.local_attention.window is None:
+            raise ValueError("local_attention.window is None; a local layer needs the number of keys it sees")
+        if self.global_attention is not None and self.global_attention.window is not None:
+            raise ValueError("global_attention.window has no effect on global layers; remove it or use 'local' layers")
+        for head in ("bins", "flow"):
+            if getattr(self, head) is not None and self.robot is None:
+                raise ValueError(f"{head} is given but robot is None; a head for actions needs the section robot")
+        if self.flow is not None and not {"local", "global"} & used:
+            raise ValueError("flow attends to keys and values, but no layer is 'local' or 'global'; add one to pattern")
+
+    @property
+    def mixers(self) -> tuple[Mixer, ...]:
+        """The mixer of each layer."""
+        return tuple(self.pattern[i % len(self.pattern)] for i in range(self.num_layers))
+
+    @property
+    def feed_forwards(self) -> tuple[FeedForward, ...]:
+        """The feed-forward of each layer."""
+        return tuple(self.ffn[i % len(self.ffn)] for i in range(self.num_layers))
+
+    @property
+    def period(self) -> int:
+        """Layers after which both patterns repeat: what one step of the scan over layers holds."""
+        return math.lcm(len(self.pattern), len(self.ffn))
+
+    def attention(self, mixer: str) -> AttentionConfig:
+        """The attention section of a `local` or `global` layer."""
+        config = self.local_attention if mixer == "local" else self.global_attention
+        assert config is not None
+        return config

@@ -1,0 +1,1 @@
+"""What turns each modality into vectors of width D at its slots."""

@@ -1,0 +1,1 @@
+"""What turns hidden states into tokens, bins or action chunks."""

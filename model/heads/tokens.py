@@ -1,0 +1,40 @@
+"""Token head: functions of logits computed a block of positions at a time, so [B,T,V] never exists."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from model.init import Init, fan_in
+
+BLOCK = 1024  # positions whose logits exist at once
+
+
+class TokenHead(nnx.Module):
+    """hidden [..., D] -> logits [..., V] in float32; `table_VD` is the embedding when tied."""
+
+    def __init__(self, init: Init, vocab_size: int, model_dim: int, tied: bool, softcap: float | None):
+        self.softcap = softcap
+        if not tied:
+            self.table = init.param("table", (vocab_size, model_dim), ("vocab", "embed"), fan_in(model_dim))
+
+    def logits(self, hidden: jax.Array, table_VD: jax.Array) -> jax.Array:
+        logits = jnp.einsum("...d,vd->...v", hidden, table_VD.astype(hidden.dtype)).astype(jnp.float32)
+        return logits if self.softcap is None else self.softcap * jnp.tanh(logits / self.softcap)
+
+
+def blockwise(function: Callable[..., jax.Array], *arrays_N: jax.Array, block: int = BLOCK) -> jax.Array:
+    """function(*slices) applied to consecutive blocks of the leading axis; its intermediates are recomputed in the
+    backward pass.
+
+    `function` maps arrays of leading size `block` to one array [block, ...]. N need not be a multiple of the block.
+    """
+    size = arrays_N[0].shape[0]
+    block = min(block, size)
+    pad = -size % block
+    blocks = [jnp.pad(a, [(0, pad)] + [(0, 0)] * (a.ndim - 1)).reshape(-1, block, *a.shape[1:]) for a in arrays_N]
+    out = jax.lax.map(jax.checkpoint(lambda slices: function(*slices)), tuple(blocks))
+    return out.reshape(-1, *out.shape[2:])[:size]

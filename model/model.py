@@ -1,0 +1,148 @@
+"""The whole model: embed -> stack -> heads, as one sequence of slots."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from model.block import KeysValues
+from model.config import ModelConfig
+from model.embedders.image import ImageEmbedder
+from model.embedders.text import TokenEmbedder
+from model.embedders.vector import VectorEmbedder
+from model.heads.bins import BinsHead
+from model.heads.flow import FlowHead, Prefix
+from model.heads.tokens import TokenHead
+from model.init import Buffer, Init
+from model.moe import RouterStats
+from model.norm import RMSNorm
+from model.stack import Stack
+from model.structure import Structure, structure_of
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Output:
+    """What a forward pass gives: hidden_BTD (normalised), keys and values if wanted, router statistics, the
+    structure."""
+
+    hidden_BTD: jax.Array
+    keys_values: tuple[KeysValues, ...]
+    router: tuple[RouterStats, ...]
+    structure: Structure
+
+
+class Model(nnx.Module):
+    """`batch` is anything with the fields of `data.batch.Batch`."""
+
+    def __init__(self, config: ModelConfig, vocab_size: int, key: jax.Array):
+        init, D = Init(key), config.model_dim
+        self.config, self.vocab_size = config, vocab_size
+        self.tokens = TokenEmbedder(init / "tokens", vocab_size, D, config.scale_embeddings)
+        if config.image is not None:
+            self.image = ImageEmbedder(init / "image", config.image, D)
+        if config.robot is not None:
+            self.proprio = VectorEmbedder(init / "proprio", config.robot.num_embodiments, config.robot.width, D)
+        self.stack = Stack(init / "stack", config)
+        self.norm = RMSNorm(init / "norm", D)
+        self.token_head = TokenHead(init / "token_head", vocab_size, D, config.tied_head, config.final_softcap)
+        if config.bins is not None:
+            assert config.robot is not None
+            self.bins = BinsHead(init / "bins", config.bins, config.robot, D)
+        if config.flow is not None:
+            self.flow = FlowHead(init / "flow", config)
+
+    def __call__(self, batch: Any, *, want_keys_values: bool = False) -> Output:
+        structure = structure_of(batch.segment_ids, batch.positions, batch.span_ids)
+        x_BTD, keys_values, router = self.stack(self.embed(batch), structure, want_keys_values=want_keys_values)
+        return Output(self.norm(x_BTD), keys_values, router, structure)
+
+    def embed(self, batch: Any) -> jax.Array:
+        """Token embeddings, with the slots of images and vectors taken by their embedders' outputs."""
+        dtype = jnp.dtype(self.config.dtype)
+        x_BTD = self.tokens(batch.tokens, dtype)
+        if self.config.image is not None and "image" in batch.media:
+            patches_BMPD = self.image(batch.media["image"], dtype)
+            x_BTD = _place(x_BTD, patches_BMPD, batch.media["image_slot"])
+        if self.config.robot is not None and "proprio" in batch.values:
+            vectors_BKD = self.proprio(batch.values["proprio"], batch.values["embodiment"], dtype)
+            x_BTD = _place(x_BTD, vectors_BKD[:, :, None], batch.values["proprio_slot"])
+        return x_BTD
+
+    def token_logits(self, hidden: jax.Array) -> jax.Array:
+        """Next-token logits float32[..., V] of hidden states [..., D]; for whole batches use
+        `heads.tokens.blockwise`."""
+        table_VD = self.tokens.table[...] if self.config.tied_head else self.token_head.table[...]
+        return self.token_head.logits(hidden, table_VD)
+
+    def action_prefix(self, output: Output, action_slot_BK: jax.Array) -> Prefix:
+        """What the action expert sees: the segment of each action slot, up to and with that slot."""
+        slot_BK = jnp.maximum(action_slot_BK, 0)
+        at_slot = lambda x_BT: jnp.take_along_axis(x_BT, slot_BK, axis=1)  # noqa: E731
+        lo_BK = at_slot(output.structure.start_BT)
+        hi_BK = jnp.where(action_slot_BK >= 0, slot_BK + 1, lo_BK)
+        hidden_BKD = jnp.take_along_axis(output.hidden_BTD, slot_BK[..., None], axis=1)
+        return Prefix(output.keys_values, hidden_BKD, lo_BK, hi_BK, at_slot(output.structure.positions_BT) + 1)
+
+
+def _place(x_BTD: jax.Array, vectors_BMPD: jax.Array, slot_BM: jax.Array) -> jax.Array:
+    """Write P vectors into the slots from slot_BM on; entries with a negative slot are dropped."""
+    B, M, P, D = vectors_BMPD.shape
+    slot_BMP = jnp.where(slot_BM < 0, x_BTD.shape[1], slot_BM)[:, :, None] + jnp.arange(P)
+    rows = jnp.arange(B)[:, None]
+    return x_BTD.at[rows, slot_BMP.reshape(B, M * P)].set(vectors_BMPD.reshape(B, M * P, D), mode="drop")
+
+
+def create(config: ModelConfig, vocab_size: int, seed: int) -> Model:
+    """A model with float32 parameters; each depends on the seed and its path alone."""
+    return Model(config, vocab_size, jax.random.key(seed))
+
+
+def split(model: Model) -> tuple[Any, Any, Any]:
+    """(graph, params, buffers): the one place where module and state part. Both states are nested dicts of arrays."""
+    graph, params, buffers = nnx.split(model, nnx.Param, Buffer)
+    return graph, _rekey(nnx.to_pure_dict(params), str), _rekey(nnx.to_pure_dict(buffers), str)
+
+
+def join(graph: Any, params: Any, buffers: Any) -> Model:
+    """The module again, inside a pure function."""
+    index = lambda key: int(key) if key.isdigit() else key  # noqa: E731
+    return nnx.merge(graph, _rekey(params, index), _rekey(buffers, index))
+
+
+def axes_of(model: Model) -> tuple[Any, Any]:
+    """The logical axes of every parameter and buffer, in the structure of `split`'s states."""
+    _, params, buffers = nnx.split(model, nnx.Param, Buffer)
+    axes = lambda state: nnx.to_pure_dict(jax.tree.map(_axes, state, is_leaf=_is_variable))  # noqa: E731
+    return _rekey(axes(params), str), _rekey(axes(buffers), str)
+
+
+def next_buffers(config: ModelConfig, buffers: Any, router: tuple[RouterStats, ...]) -> Any:
+    """The buffers for the next step: every MoE layer's balancing bias as its router left it."""
+    moe_layers = [i for i, kind in enumerate(config.feed_forwards) if kind == "moe"]
+    bias_E = {layer: jax.lax.stop_gradient(stats.bias_E) for layer, stats in zip(moe_layers, router, strict=True)}
+    scanned = config.num_layers // config.period * config.period
+
+    def updated(path, _):
+        group, index = path[1].key, int(path[2].key)
+        if group == "remainder":
+            return bias_E[scanned + index]
+        return jnp.stack([bias_E[layer] for layer in range(index, scanned, config.period)])
+
+    return jax.tree_util.tree_map_with_path(updated, buffers)
+
+
+def _rekey(tree: Any, key: Any) -> Any:
+    return {key(k): _rekey(v, key) for k, v in tree.items()} if isinstance(tree, dict) else tree
+
+
+def _is_variable(leaf: Any) -> bool:
+    return isinstance(leaf, nnx.Variable)
+
+
+def _axes(variable: nnx.Variable) -> tuple[str | None, ...]:
+    return variable.get_metadata("axes")

@@ -1,0 +1,1 @@
+"""Checkpoints in use: policies that act and generation of text."""

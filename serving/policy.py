@@ -1,0 +1,125 @@
+"""A policy: what a robot sees, is told and feels -> the next actions, in its own units."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from configs.schema import parse
+from data.config import PipelineConfig
+from data.elements import Chunk, Document
+from data.episodes import observation_document
+from data.layout import collate, cost_of, lay_out
+from data.robots import EmbodimentConfig
+from data.transforms import Sample, Transform
+from serving.model import LoadedModel
+from train.checkpoint import Checkpoint
+
+
+@dataclasses.dataclass(frozen=True)
+class Observation:
+    """images: uint8[H,W,3] each. proprio: float32[a], raw. embodiment: a name the checkpoint knows."""
+
+    images: tuple[np.ndarray, ...]
+    instruction: str
+    proprio: np.ndarray
+    embodiment: str
+
+
+class Policy:
+    """Chunks of actions from a checkpoint with an action head; the transforms are those it was trained with.
+
+    batch_size: observations that one compiled call takes; more are cut into several calls, fewer are padded.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, *, batch_size: int = 1, seed: int = 0, untrained: bool = False):
+        self._model = LoadedModel.of(checkpoint, untrained=untrained)
+        config = self._model.config
+        if config.flow is None and config.bins is None:
+            raise ValueError(
+                f"{checkpoint.path} is of phase {checkpoint.phase!r}, whose model has no action head; "
+                "give a phase whose model has `flow` or `bins`"
+            )
+        self.embodiments = {
+            name: parse(EmbodimentConfig, section, f"embodiments.{name}")
+            for name, section in checkpoint.config["embodiments"].items()
+        }
+        self.transforms = {name: Transform.from_dict(record) for name, record in checkpoint.transforms.items()}
+        pipeline = parse(PipelineConfig, self._model.phase["pipeline"], "pipeline")
+        self._shape = dataclasses.replace(pipeline.row_shape(self._model.vocabulary), images=1, vectors=1)
+        self._batch_size, self._key = batch_size, jax.random.key(seed)
+        self._chunks = jax.jit(self._sample)
+
+    @classmethod
+    def load(cls, path: str | Path, **options: Any) -> Policy:
+        """From `<workdir>/<phase>` or one checkpoint in it. Raises ValueError where there is none."""
+        return cls(Checkpoint.open(path), **options)
+
+    def act(self, observations: Sequence[Observation]) -> list[np.ndarray]:
+        """float32[C,a] for each observation: absolute actions in the robot's units, one a control step.
+
+        Raises ValueError for an embodiment the checkpoint does not know, a proprioception of the wrong size or not
+        finite, an image of the wrong size, or an instruction too long for the model's rows.
+        """
+        chunks: list[np.ndarray] = []
+        for start in range(0, len(observations), self._batch_size):
+            chunks += self._act(observations[start : start + self._batch_size])
+        return chunks
+
+    def _act(self, observations: Sequence[Observation]) -> list[np.ndarray]:
+        samples = [self._prepare(observation) for observation in observations]
+        rows = [lay_out([self._document(s, o)], self._shape) for s, o in zip(samples, observations, strict=True)]
+        rows += [lay_out([], self._shape)] * (self._batch_size - len(rows))
+        self._key, key = jax.random.split(self._key)
+        actions_BCA = np.asarray(self._chunks(self._model.params, self._model.buffers, collate(rows), key))
+        results = []
+        for sample, observation, actions_CA in zip(samples, observations, actions_BCA, strict=False):
+            width = self.embodiments[observation.embodiment].action_width
+            result = self.transforms[observation.embodiment].inverse(sample | {"actions": actions_CA[:, :width]})
+            results.append(result["actions"])
+        return results
+
+    def _prepare(self, observation: Observation) -> Sample:
+        name = observation.embodiment
+        if name not in self.transforms:
+            raise ValueError(f"embodiment is {name!r}; this checkpoint knows {', '.join(self.transforms)}")
+        width, proprio = self.embodiments[name].proprio_width, np.asarray(observation.proprio, np.float32)
+        if proprio.shape != (width,) or not np.isfinite(proprio).all():
+            raise ValueError(f"proprio is {proprio}; {name} has {width} finite numbers")
+        return self.transforms[name](
+            {"images": observation.images, "instruction": observation.instruction, "proprio": proprio}
+        )
+
+    def _document(self, sample: Sample, observation: Observation) -> Document:
+        image = self._model.config.image
+        if image is None:
+            raise ValueError("this checkpoint's model takes no images")
+        robot = self.embodiments[observation.embodiment]
+        document = observation_document(
+            sample, vocabulary=self._model.vocabulary, embodiment=robot.index, num_slots=image.num_patches
+        )
+        slots = cost_of(document).slots
+        if slots > self._shape.slots:
+            raise ValueError(
+                f"instruction {observation.instruction!r} makes {slots} slots; rows of this checkpoint have "
+                f"{self._shape.slots}; shorten it or train with more pipeline.slots"
+            )
+        chunk, width = self._shape.chunk, robot.action_width
+        nothing = np.zeros((chunk, width), np.float32)
+        return (*document, Chunk(nothing, np.ones((chunk, width), bool), robot.index))
+
+    def _sample(self, params: Any, buffers: Any, batch: Any, key: jax.Array) -> jax.Array:
+        model, values = self._model.module(params, buffers), batch.values
+        output = model(batch, want_keys_values=True)
+        if self._model.config.flow is None:
+            slot_BK1 = jnp.maximum(values["action_slot"], 0)[..., None]
+            return model.bins.predict(jnp.take_along_axis(output.hidden_BTD, slot_BK1, axis=1))[:, 0]
+        noise_BKCA = jax.random.normal(key, values["action"].shape) * values["action_mask"]
+        prefix = model.action_prefix(output, values["action_slot"])
+        return model.flow.sample(noise_BKCA, values["embodiment"], prefix)[:, 0]

@@ -1,0 +1,76 @@
+"""FLOPs from the model definition against XLA's own count of the compiled program."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from data.batch import Batch
+from model.config import AttentionConfig, DenseConfig, ModelConfig, RecurrentConfig
+from model.flops import Work, forward_flops, train_flops, work_of
+from model.model import create, join, split
+
+T, VOCAB, D = 128, 512, 512
+ATTENTION = {"num_heads": 8, "num_kv_heads": 4, "head_dim": 64}
+
+
+def one_layer(mixer: str) -> ModelConfig:
+    return ModelConfig(
+        model_dim=D,
+        num_layers=1,
+        pattern=(mixer,),
+        ffn=("dense",),
+        local_attention=AttentionConfig(**ATTENTION, window=32) if mixer == "local" else None,
+        global_attention=AttentionConfig(**ATTENTION) if mixer == "global" else None,
+        recurrent=RecurrentConfig(num_states=256) if mixer == "recurrent" else None,
+        dense=DenseConfig(hidden_dim=1024),
+    )
+
+
+def text_batch(segment_ids: np.ndarray) -> Batch:
+    zeros = np.zeros(segment_ids.shape, np.int32)
+    return Batch(zeros, segment_ids, zeros, zeros, zeros.astype("f4"), zeros, {}, {})
+
+
+@pytest.mark.parametrize("mixer", ["local", "global", "recurrent"])
+def test_forward_flops_are_within_two_percent_of_xla(mixer):
+    """XLA counts every product of the dense tile, so the comparison asks for all T x T pairs."""
+    config = one_layer(mixer)
+    graph, params, buffers = split(create(config, VOCAB, seed=0))
+    batch = text_batch(np.ones((1, T), np.int32))
+
+    def forward(params, batch):
+        model = join(graph, params, buffers)
+        return model.token_logits(model(batch).hidden_BTD)
+
+    counted = jax.jit(forward).lower(params, batch).compile().cost_analysis()["flops"]
+    work = dataclasses.replace(work_of(batch, config), pairs={"local": T * T, "global": T * T})
+    assert sum(forward_flops(config, VOCAB, work).values()) == pytest.approx(counted, rel=0.02)
+
+
+def test_pairs_are_causal_windowed_and_packed():
+    segment_ids = np.array([[1] * 40 + [2] * 30 + [0] * 58], np.int32)
+    work = work_of(text_batch(segment_ids), dataclasses.replace(one_layer("local")))
+    pairs = sum(min(t + 1, 32) for length in (40, 30) for t in range(length))
+    assert work.pairs == {"local": pairs}
+    assert (work.tokens, work.slots) == (70, 128)
+
+
+def test_training_costs_three_forwards_and_hardware_adds_what_is_recomputed():
+    config = one_layer("global")
+    work = Work(tokens=T, slots=T, pairs={"global": T * (T + 1) / 2})
+    parts = forward_flops(config, VOCAB, work)
+    model, hardware = train_flops(config, VOCAB, work)
+    assert model == 3 * sum(parts.values())
+    assert hardware - model == parts["attention"] / 2 + parts["head"]
+    _, rematerialised = train_flops(dataclasses.replace(config, remat="block"), VOCAB, work)
+    assert rematerialised - hardware == parts["mixer"] + parts["attention"] + parts["ffn"]
+
+
+def test_linear_flops_of_a_dense_layer_are_two_per_weight_and_token():
+    config = one_layer("global")
+    _, params, _ = split(create(config, VOCAB, seed=0))
+    matrices = sum(p.size for p in jax.tree.leaves(params) if p.size > 10 * D)
+    parts = forward_flops(config, VOCAB, Work(tokens=1, slots=1, pairs={"global": 0}))
+    assert sum(parts.values()) == 2 * matrices

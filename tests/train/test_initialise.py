@@ -1,0 +1,45 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from train.initialise import copy_parameters
+
+
+def trees():
+    source = {"stack": {"a": np.ones((2, 3)), "b": np.full(4, 2.0)}, "head": np.full((3, 3), 5.0)}
+    target = {"stack": {"a": jnp.zeros((2, 3)), "b": jnp.zeros(5)}, "value": jnp.zeros((3, 3))}
+    return source, target
+
+
+def test_equal_paths_and_shapes_are_copied_and_everything_else_is_listed():
+    result, report = copy_parameters(*trees())
+    np.testing.assert_array_equal(result["stack"]["a"], 1)
+    np.testing.assert_array_equal(result["stack"]["b"], 0)
+    assert report.copied == (("stack/a", "stack/a"),)
+    assert report.fresh == (("stack/b", "shape (4,) there, (5,) here"), ("value", "no value there"))
+    assert report.unused == ("head", "stack/b")
+    assert report.summary().startswith("1 parameters copied, 2 fresh, 2 unused\n  fresh: stack/b (shape (4,) there")
+
+
+def test_rules_rename_subtrees_and_leave_the_rest_fresh():
+    result, report = copy_parameters(*trees(), rules=(("head", "value"),))
+    np.testing.assert_array_equal(result["value"], 5)
+    np.testing.assert_array_equal(result["stack"]["a"], 0)
+    assert report.copied == (("head", "value"),)
+    assert ("stack/a", "no copy rule") in report.fresh
+
+
+def test_a_prefix_is_a_whole_path_component():
+    source, target = {"stack2": np.ones(3)}, {"stack2": jnp.zeros(3)}
+    with pytest.raises(ValueError, match="takes no parameter over"):
+        copy_parameters(source, target, rules=(("stack", "stack"),))
+
+
+def test_a_rule_that_copies_nothing_is_refused_even_if_others_do():
+    with pytest.raises(ValueError, match=r"copy \[\('gone', 'stack'\)\] takes no parameter over"):
+        copy_parameters(*trees(), rules=(("head", "value"), ("gone", "stack")))
+
+
+def test_a_copy_takes_the_dtype_of_its_place():
+    result, _ = copy_parameters({"a": np.ones(3, np.float64)}, {"a": jnp.zeros(3, jnp.bfloat16)})
+    assert result["a"].dtype == jnp.bfloat16

@@ -1,0 +1,91 @@
+import dataclasses
+
+import pytest
+
+from configs.schema import parse
+from train.config import PhaseConfig, TrainConfig, check_phases
+
+PHASE = {
+    "objective": "next_token",
+    "model": "base",
+    "mixture": {"text": 1},
+    "pipeline": {"batch_size": 8, "slots": 16},
+    "steps": 10,
+}
+
+
+def phase(**changes):
+    return parse(PhaseConfig, {**PHASE, **changes}, "config.phases.p")
+
+
+def check(phases, order=None):
+    check_phases(
+        TrainConfig(phases=order or tuple(phases)),
+        phases,
+        models={"base"},
+        sources={"text"},
+        objectives={"next_token": False, "distillation": True},
+    )
+
+
+def test_a_chain_of_phases_is_accepted():
+    student = phase(objective="distillation", teacher="a", init="phase:a", copy=(("stack", "stack"),))
+    check({"a": phase(), "b": student})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"steps": 0}, "config.phases.p.steps is 0"),
+        ({"accumulate": 3}, "config.phases.p.accumulate is 3; it must divide batch_size 8"),
+        ({"ema": 1.0}, "config.phases.p.ema is 1.0"),
+        ({"mixture": {}}, "config.phases.p.mixture is {}"),
+        ({"mixture": {"text": 0}}, "config.phases.p.mixture is {'text': 0.0}"),
+        ({"init": "pretrain"}, "config.phases.p.init is 'pretrain'; it must be 'scratch' or 'phase:<name>'"),
+        ({"copy": (("a", "b"),)}, "copies nothing"),
+        ({"eval_every": -1}, "config.phases.p.eval_every is -1"),
+        ({"optimizer": {"momentum": 0.9}}, "config.phases.p.optimizer.momentum is 0.9; it must be left out"),
+        ({"stepz": 5}, "Did you mean 'steps'"),
+    ],
+)
+def test_a_phase_that_cannot_work_is_refused_by_the_full_name_of_the_field(changes, message):
+    with pytest.raises(ValueError) as error:
+        phase(**changes)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"phases": ()}, "phases is ()"),
+        ({"phases": ("a", "a")}, "phases is ('a', 'a')"),
+        ({"steps": 0}, "steps is 0"),
+        ({"keep": 0}, "keep is 0"),
+        ({"spike_factor": 1.0}, "spike_factor is 1.0"),
+    ],
+)
+def test_train_settings_out_of_range_are_refused(changes, message):
+    with pytest.raises(ValueError) as error:
+        TrainConfig(**{"phases": ("a",), **changes})
+    assert message in str(error.value)
+
+
+def refusals():
+    base = phase()
+    change = lambda **fields: dataclasses.replace(base, **fields)  # noqa: E731
+    yield {"a": base}, ("a", "b"), "config.train.phases names 'b'; known phases: a"
+    yield {"a": change(model="big")}, None, "config.phases.a.model names 'big'; known models: base"
+    yield {"a": change(objective="magic")}, None, "config.phases.a.objective names 'magic'"
+    yield {"a": change(mixture={"web": 1.0})}, None, "config.phases.a.mixture names 'web'; known sources: text"
+    yield {"a": change(init="phase:z")}, None, "config.phases.a.init names 'z'; known phases before it"
+    yield {"a": change(init="phase:b"), "b": base}, None, "config.phases.a.init names 'b'"
+    yield {"a": change(objective="distillation")}, None, "config.phases.a.teacher is None but objective"
+    yield {"a": base, "b": change(teacher="a")}, None, "config.phases.b.teacher is 'a' but objective 'next_token' takes"
+    yield {"a": base, "b": base}, ("a",), "config.phases.b is in no run"
+
+
+@pytest.mark.parametrize(("phases", "order", "message"), list(refusals()))
+def test_phases_that_do_not_fit_together_are_refused(phases, order, message):
+    with pytest.raises(ValueError) as error:
+        check(phases, order)
+    assert message in str(error.value)

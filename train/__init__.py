@@ -1,0 +1,1 @@
+"""Training: configuration, optimiser, step, loop, checkpoints and the phases that a run goes through in order."""

@@ -1,0 +1,116 @@
+"""The `train` and `phases.<name>` sections of a config, checked alone and against each other."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from data.config import PipelineConfig
+from train.optimizer import OptimizerConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """How a run goes, whatever it trains; all of it may differ when a run is taken up again.
+
+    `steps` overrides the steps of every phase, for smoke runs; `spike_factor` None skips non-finite steps only.
+    """
+
+    phases: tuple[str, ...]  # in order
+    steps: int | None = None
+    checkpoint_every: int = 500
+    keep: int = 2  # checkpoints of a phase
+    log_every: int = 10
+    max_skipped_steps: int = 10  # in a row, before the run stops
+    spike_factor: float | None = 10.0  # times the running mean of gradient norms
+
+    def __post_init__(self):
+        if not self.phases or len(set(self.phases)) != len(self.phases):
+            raise ValueError(f"phases is {self.phases!r}; it must name each phase once, at least one")
+        for field in ("steps", "checkpoint_every", "keep", "log_every", "max_skipped_steps"):
+            value = getattr(self, field)
+            if value is not None and value < 1:
+                raise ValueError(f"{field} is {value}; it must be at least 1")
+        if self.spike_factor is not None and self.spike_factor <= 1:
+            raise ValueError(
+                f"spike_factor is {self.spike_factor}; it must be above 1, or None to allow any finite norm"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class PhaseConfig:
+    """One phase: an objective on a mixture, from an initialisation to a number of steps."""
+
+    objective: str
+    model: str  # a name in `models`
+    mixture: dict[str, float]  # share of slots of each name in `sources`
+    pipeline: PipelineConfig
+    steps: int
+    optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)  # of the objective
+    accumulate: int = 1  # microbatches of a batch
+    init: str = "scratch"  # or "phase:<name>": the weights that phase ended with
+    copy: tuple[tuple[str, str], ...] = ()  # (path in that phase, path here); () = equal paths
+    teacher: str | None = None  # a phase whose final model teaches
+    ema: float = 0.0  # decay of averaged parameters; 0 = none
+    eval_every: int = 0  # steps; 0 = after the last one only
+
+    def __post_init__(self):
+        if not self.mixture or min(self.mixture.values()) <= 0:
+            raise ValueError(f"mixture is {self.mixture!r}; it must give at least one source a positive share")
+        if self.steps < 1:
+            raise ValueError(f"steps is {self.steps}; it must be at least 1")
+        if self.accumulate < 1 or self.pipeline.batch_size % self.accumulate:
+            raise ValueError(f"accumulate is {self.accumulate}; it must divide batch_size {self.pipeline.batch_size}")
+        if not 0 <= self.ema < 1:
+            raise ValueError(f"ema is {self.ema}; it must be in [0, 1); 0 keeps no average")
+        if self.eval_every < 0:
+            raise ValueError(f"eval_every is {self.eval_every}; it must be 0 or more steps")
+        if self.init != "scratch" and not self.init.startswith("phase:"):
+            raise ValueError(f"init is {self.init!r}; it must be 'scratch' or 'phase:<name>'")
+        if self.copy and self.init == "scratch":
+            raise ValueError(f"copy is {self.copy!r} but init 'scratch' copies nothing; remove it or set init")
+
+    @property
+    def init_phase(self) -> str | None:
+        return self.init.removeprefix("phase:") if self.init != "scratch" else None
+
+
+def check_phases(
+    train: TrainConfig,
+    phases: Mapping[str, PhaseConfig],
+    *,
+    models: Collection[str],
+    sources: Collection[str],
+    objectives: Mapping[str, bool],
+) -> None:
+    """Raises ValueError for a name that does not exist or comes too late, and for a teacher too many or too few.
+
+    objectives: name -> whether it takes a teacher.
+    """
+
+    def known(where: str, name: str, names: Collection[str], what: str) -> None:
+        if name not in names:
+            raise ValueError(f"{where} names {name!r}; known {what}: {', '.join(sorted(names)) or 'none'}")
+
+    for position, name in enumerate(train.phases):
+        known("config.train.phases", name, phases, "phases")
+        phase, where, earlier = phases[name], f"config.phases.{name}", train.phases[:position]
+        known(f"{where}.model", phase.model, models, "models")
+        known(f"{where}.objective", phase.objective, objectives, "objectives")
+        for source in phase.mixture:
+            known(f"{where}.mixture", source, sources, "sources")
+        if phase.init_phase is not None:
+            known(f"{where}.init", phase.init_phase, earlier, "phases before it in config.train.phases")
+        if phase.teacher is not None:
+            known(f"{where}.teacher", phase.teacher, earlier, "phases before it in config.train.phases")
+        if objectives[phase.objective] and phase.teacher is None:
+            raise ValueError(f"{where}.teacher is None but objective {phase.objective!r} needs one; name a phase")
+        if not objectives[phase.objective] and phase.teacher is not None:
+            raise ValueError(
+                f"{where}.teacher is {phase.teacher!r} but objective {phase.objective!r} takes none; remove it"
+            )
+    unused = sorted(set(phases) - set(train.phases))
+    if unused:
+        raise ValueError(f"config.phases.{unused[0]} is in no run; add it to config.train.phases or remove it")

@@ -1,0 +1,50 @@
+"""Behaviour cloning through flow matching: regress the velocity of noised action chunks (pi0, arXiv 2410.24164, eq.
+1)."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from model.model import Model
+from train.objectives.loss import Loss, with_router
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """`samples`: noise draws for each chunk; the backbone runs once for all of them."""
+
+    samples: int = 1
+
+    def __post_init__(self):
+        if self.samples < 1:
+            raise ValueError(f"samples is {self.samples}; allowed: at least 1 noise draw for each chunk")
+
+
+def loss(model: Model, batch: Any, key: jax.Array, *, options: Options) -> Loss:
+    """Mean squared error of the velocity over the actions that exist; never a loss over padding."""
+    output, values = model(batch, want_keys_values=True), batch.values
+    repeat = lambda x: jnp.repeat(x, options.samples, axis=1)  # noqa: E731
+    prefix = model.action_prefix(output, values["action_slot"])
+    per_chunk = ("hidden_BKD", "lo_BK", "hi_BK", "position_BK")
+    prefix = dataclasses.replace(prefix, **{name: repeat(getattr(prefix, name)) for name in per_chunk})
+    mask_BKCA = repeat(values["action_mask"] & (values["action_slot"] >= 0)[:, :, None, None])
+    action_BKCA = jnp.where(mask_BKCA, repeat(values["action"]), 0.0)
+
+    noise_key, tau_key = jax.random.split(key)
+    noise_BKCA = jax.random.normal(noise_key, action_BKCA.shape) * mask_BKCA
+    tau_BK = flow_times(tau_key, action_BKCA.shape[:2])
+    tau = tau_BK[:, :, None, None]
+    noisy_BKCA = tau * noise_BKCA + (1 - tau) * action_BKCA
+    velocity_BKCA = model.flow.velocity(noisy_BKCA, tau_BK, repeat(values["embodiment"]), prefix)
+    error_BKCA = jnp.square(velocity_BKCA - (noise_BKCA - action_BKCA)) * mask_BKCA
+    total, weight = jnp.sum(error_BKCA), jnp.sum(mask_BKCA).astype(jnp.float32)
+    return with_router(total, weight, {"loss/action": (total, weight)}, output.router)
+
+
+def flow_times(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """tau ~ 0.001 + 0.999 Beta(1.5, 1), by the inverse of its distribution function u^(1/1.5)."""
+    return 0.001 + 0.999 * jax.random.uniform(key, shape) ** (1 / 1.5)

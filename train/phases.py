@@ -1,0 +1,244 @@
+"""The phases of a run: each is built, initialised or resumed, trained and closed with a `done.json`.
+
+Layout: <workdir>/<phase>/ holds `checkpoints/<step>`, `metrics.jsonl`, `tensorboard/`, `init.json` and `done.json`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+import os
+import zlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from configs.schema import parse, to_plain
+from data.batch import Batch
+from train.checkpoint import Assets, Checkpoint, Checkpointer, refuse_other_config, refuse_other_tokenizer
+from train.config import PhaseConfig, TrainConfig, check_phases
+from train.initialise import copy_parameters
+from train.loop import Preemption, Recorder, RowPipeline, train
+from train.metrics import Meter, MetricWriter, peak_memory_bytes
+from train.objectives import OBJECTIVES
+from train.optimizer import Axes, build_optimizer
+from train.progress import PhaseProgress
+from train.step import LossFn, TrainState, make_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Phase:
+    """What the loop needs to know of a model, an objective and its data.
+
+    init: makes (params, buffers), nested dictionaries of arrays that lie where they belong on the mesh.
+    axes: logical axes of every parameter by its name (path joined by `/`).
+    loss_fn, constants: see `train.step.make_step`; a teacher's parameters are constants.
+    place: puts this host's rows of a batch on its devices.
+    flops: model and hardware FLOPs of a train step on this host's rows of a batch.
+    evaluate: figures of a state on held-out data, or None.
+    """
+
+    init: Callable[[], tuple[Any, Any]]
+    axes: Mapping[str, Axes]
+    loss_fn: LossFn
+    pipeline: RowPipeline
+    assets: Assets
+    place: Callable[[Batch], Batch]
+    flops: Callable[[Batch], tuple[float, float]]
+    evaluate: Callable[[TrainState], dict[str, float]] | None = None
+    constants: tuple[Any, ...] = ()
+
+
+Build = Callable[[ConfigDict, str, Checkpoint | None], Phase]  # of (config, phase name, its teacher)
+
+
+def read_sections(config: ConfigDict) -> tuple[TrainConfig, dict[str, PhaseConfig]]:
+    """The checked `train` section and phases. Raises ValueError naming the field."""
+    sections: dict[str, Any] = config.to_dict()
+    phases = {n: parse(PhaseConfig, section, f"config.phases.{n}") for n, section in sections["phases"].items()}
+    settings = parse(TrainConfig, sections["train"], "config.train")
+    takes_teacher = {n: "teacher" in inspect.signature(module.loss).parameters for n, module in OBJECTIVES.items()}
+    check_phases(settings, phases, models=sections["models"], sources=sections["sources"], objectives=takes_teacher)
+    return settings, phases
+
+
+def run(config: ConfigDict, workdir: Path, build: Build, only: str | None = None) -> dict[str, Any]:
+    """Runs the phases in order, or phase `only`; returns the content of each `done.json` by phase.
+
+    A finished phase is skipped and an unfinished one goes on from its latest checkpoint, with results bit-identical to
+    an uninterrupted run. Raises ValueError for a checkpoint of another config, Preempted after SIGTERM, Diverged, and
+    CheckpointError.
+    """
+    settings, phases = read_sections(config)
+    if only is not None and only not in settings.phases:
+        raise ValueError(f"--phase is {only!r}; config.train.phases has {', '.join(settings.phases)}")
+    results = {}
+    for name in settings.phases:
+        if only in (None, name):
+            run_ = _PhaseRun(config, name, settings, phases, Path(workdir).resolve())
+            results[name] = run_.finished() or run_.execute(build)
+    return results
+
+
+class _PhaseRun:
+    """One phase of one run in its folder."""
+
+    def __init__(
+        self, config: ConfigDict, name: str, settings: TrainConfig, phases: dict[str, PhaseConfig], workdir: Path
+    ):
+        self.config, self.name, self.settings, self.phases = config, name, settings, phases
+        self.phase, self.workdir, self.folder = phases[name], workdir, workdir / name
+        self.steps = settings.steps or self.phase.steps
+
+    def finished(self) -> dict[str, Any] | None:
+        """The report of the phase if it is done with this config, else None."""
+        if not (self.folder / "done.json").is_file():
+            return None
+        self._refuse_other_config(Checkpoint.open(self.folder))
+        done = json.loads((self.folder / "done.json").read_text())
+        if done["steps"] == self.steps:
+            return done
+        later = self.settings.phases[self.settings.phases.index(self.name) + 1 :]
+        begun = [name for name in later if (self.workdir / name / "checkpoints").is_dir()]
+        if self.steps < done["steps"] or begun:
+            why = f"phase {begun[0]!r} has begun from its result" if begun else "they cannot be undone"
+            raise ValueError(
+                f"phase {self.name!r} in {self.workdir} is finished with {done['steps']} steps, the config asks for "
+                f"{self.steps}, but {why}; set steps back or choose another --workdir"
+            )
+        return None
+
+    def execute(self, build: Build) -> dict[str, Any]:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(f"--workdir {self.workdir} cannot be written: {error}; choose another") from error
+        built = build(self.config, self.name, self._result_of(self.phase.teacher))
+        checkpointer = Checkpointer(self.folder / "checkpoints", built.assets, keep=self.settings.keep)
+        try:
+            with Preemption() as preemption:
+                return self._train(built, checkpointer, preemption)
+        finally:
+            checkpointer.close()
+
+    def _train(self, built: Phase, checkpointer: Checkpointer, preemption: Preemption) -> dict[str, Any]:
+        state, step_fn, meta = self._state(built, checkpointer)
+        start, snapshot = meta["step"], meta["progress"]
+        meter = Meter(snapshot.get("totals", {}))
+        writer, progress = MetricWriter(self.folder, start), PhaseProgress(self.name, start, self.steps)
+        recorder = Recorder(self.settings, self.steps, writer, meter, progress)
+        try:
+            if start:
+                recorder.resume(snapshot)
+                progress.note(f"{self.name} goes on after step {start} of {self.steps}")
+            state = train(
+                state,
+                step_fn,
+                built.pipeline,
+                start=start,
+                steps=self.steps,
+                next_row=meta["next_row"],
+                settings=self.settings,
+                checkpointer=checkpointer,
+                recorder=recorder,
+                meter=meter,
+                place=built.place,
+                flops=built.flops,
+                evaluate=built.evaluate,
+                eval_every=self.phase.eval_every,
+                preemption=preemption,
+            )
+        finally:
+            writer.close()
+            progress.close()
+        return self._close(state, recorder, meter)
+
+    def _state(self, built: Phase, checkpointer: Checkpointer) -> tuple[TrainState, Any, dict[str, Any]]:
+        """The state to go on from, the step function, and the meta data of the checkpoint (zeros at the beginning)."""
+        params, buffers = built.init()
+        optimizer = build_optimizer(self.phase.optimizer, self.steps, params, built.axes)
+        step_fn = make_step(
+            built.loss_fn,
+            optimizer,
+            seed=zlib.crc32(f"{self.config.seed}/{self.name}".encode()),
+            accumulate=self.phase.accumulate,
+            ema=self.phase.ema,
+            spike_factor=self.settings.spike_factor,
+            constants=built.constants,
+        )
+        if checkpointer.latest_step() is None:
+            params, buffers = self._take_over(built, params, buffers)
+            state = TrainState.create(params, buffers, optimizer, ema=self.phase.ema > 0)
+            return state, step_fn, {"step": 0, "next_row": 0, "progress": {}}
+        stored = Checkpoint.open(self.folder)
+        self._refuse_other_config(stored)
+        refuse_other_tokenizer(stored, built.assets.vocabulary)
+        if stored.step > self.steps:
+            raise ValueError(f"{stored.path} is past the {self.steps} steps asked for; raise steps or change --workdir")
+        like = TrainState.create(params, buffers, optimizer, ema=self.phase.ema > 0)
+        state, meta = checkpointer.restore(like)
+        return state, step_fn, meta
+
+    def _take_over(self, built: Phase, params: Any, buffers: Any) -> tuple[Any, Any]:
+        """Parameters and buffers of the phase that `init` names, where they fit; `init.json` lists what was done."""
+        source = self._result_of(self.phase.init_phase)
+        if source is None:
+            return params, buffers
+        refuse_other_tokenizer(source, built.assets.vocabulary)
+        params, report = copy_parameters(source.weights, params, self.phase.copy)
+        if jax.tree.leaves(buffers) and jax.tree.leaves(source.buffers):
+            buffers, _ = copy_parameters(source.buffers, buffers, self.phase.copy)
+        if jax.process_index() == 0:
+            _write_json(self.folder / "init.json", {"from": source.phase, **dataclasses.asdict(report)})
+            print(f"{self.name} starts from {source.phase}: {report.summary()}")
+        return params, buffers
+
+    def _result_of(self, name: str | None) -> Checkpoint | None:
+        """The final checkpoint of another phase. Raises ValueError if that phase is not finished."""
+        if name is None:
+            return None
+        if not (self.workdir / name / "done.json").is_file():
+            raise ValueError(
+                f"phase {self.name!r} needs phase {name!r}, which is not finished in {self.workdir}; run it"
+            )
+        return Checkpoint.open(self.workdir / name)
+
+    def _refuse_other_config(self, stored: Checkpoint) -> None:
+        """Fields of other phases may differ, and those that do not change what this phase computes."""
+        ours = f"phases.{self.name}"
+        mine = {"models": {self.phase.model}, "sources": set(self.phase.mixture), "phases": {self.name}}
+        config = to_plain(self.config)
+        others = [
+            f"{section}.{name}"
+            for section, names in mine.items()
+            for name in {*config.get(section, {}), *stored.config.get(section, {})} - names
+        ]
+        refuse_other_config(stored, config, ["train", "mesh", f"{ours}.steps", f"{ours}.eval_every", *others])
+
+    def _close(self, state: TrainState, recorder: Recorder, meter: Meter) -> dict[str, Any]:
+        figures = {
+            "steps": self.steps,
+            "seconds": meter.totals["wall_seconds"],
+            "tokens": meter.totals["all_tokens"],
+            **meter.total_rates(),
+            "peak_flops_per_second": meter.peak,
+            "peak_flops_source": meter.peak_source,
+            "peak_memory_bytes": peak_memory_bytes(),
+            "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
+            "losses": {name: value for name, value in recorder.last.items() if name.startswith("loss")},
+            "skipped": recorder.last.get("skipped", 0),
+            "evaluation": recorder.evaluation,
+        }
+        if jax.process_index() == 0:
+            _write_json(self.folder / "done.json", figures)
+        return figures
+
+
+def _write_json(path: Path, content: Any) -> None:
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(content, indent=1) + "\n")
+    os.replace(temporary, path)
