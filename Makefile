@@ -3,8 +3,8 @@
 # What `make demo` runs, in order. Each command can be run again by itself; training resumes where it stopped.
 DEMO_CONFIG   := configs/demo.py
 DEMO_WORKDIR  := runs/demo
-DEMO_EPISODES := $(DEMO_WORKDIR)/data
-DEMO_RECORD   := python -m eval.record --out $(DEMO_EPISODES)
+DEMO_DATA     := $(DEMO_WORKDIR)/data
+DEMO_RECORD   := python -m eval.record --out $(DEMO_DATA) --task reach push --episodes 200 --scenes 8000
 DEMO_TRAIN    := python -m train --config $(DEMO_CONFIG) --workdir $(DEMO_WORKDIR)
 DEMO_EVAL     := python -m eval --config $(DEMO_CONFIG) --workdir $(DEMO_WORKDIR)
 DEMO_REPORT   := python -m eval.report $(DEMO_WORKDIR)
@@ -25,7 +25,8 @@ help:  ## list the targets
 setup: $(CORE)  ## create .venv and install what running needs
 
 demo: $(CORE)  ## pre-train, distil, specialise and act; writes runs/demo/report.html
-	$(RUN_ENV) $(DEMO_RECORD)
+	mkdir -p $(DEMO_WORKDIR) && test -e $(DEMO_WORKDIR)/started || touch $(DEMO_WORKDIR)/started
+	test -e $(DEMO_DATA)/instructions.txt || (rm -rf $(DEMO_DATA) && $(RUN_ENV) $(DEMO_RECORD))
 	$(RUN_ENV) $(DEMO_TRAIN)
 	$(RUN_ENV) $(DEMO_EVAL)
 	$(RUN_ENV) $(DEMO_REPORT)

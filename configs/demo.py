@@ -1,6 +1,6 @@
 """The main job: pre-train, distil, specialise, act - in at most ten minutes on two CPU cores.
 
-    make demo      # recording, then `python -m train --config configs/demo.py`, `python -m eval`, `python -m eval.report`
+    make demo    # recording, then `python -m train --config configs/demo.py`, evaluation, report
 
 Expect, in runs/demo/report.html: reach and push at 60 % or more over three arms with one set of weights, on unseen
 placements and unseen wordings; half of that or less with a shuffled instruction or a blank image; held-out text better
@@ -53,21 +53,26 @@ def sources() -> dict:
     """Text, pointing at what stills show, and three arms twice: actions as tokens and as chunks."""
     found = {
         "text": {"kind": "text", "paths": (SHAKESPEARE,), "holdout": 0.1},
-        "pointing": {
-            "kind": "pointing",
-            "root": f"{RUN}/data/scenes",
-            "num_slots": NUM_PATCHES,
-            "num_points": 4,
-            "num_bins": NUM_CODES,
-            "holdout": 0.02,
-        },
+        "pointing": pointing("scenes", stride=1),
     }
     for arm in ARMS:
         episodes = {"kind": "episodes", "root": f"{RUN}/data/{arm}", "embodiment": arm, "num_slots": NUM_PATCHES}
         episodes |= {"chunk": CHUNK, "holdout": 0.02}
-        found[f"{arm}_tokens"] = episodes | {"continuous": False, "token_steps": (CHUNK - 1,), "num_bins": NUM_CODES}
+        found[f"{arm}_tokens"] = episodes | {
+            "continuous": False,
+            "token_steps": (CHUNK // 2 - 1,),
+            "num_bins": NUM_CODES,
+            "token_weight": 2.0,
+        }
         found[f"{arm}_chunks"] = episodes
+        found[f"{arm}_pointing"] = pointing(arm, stride=6)
     return found
+
+
+def pointing(name: str, stride: int) -> dict:
+    """What stands where in every `stride`-th picture; a weight of 3, as text has many more targets."""
+    shape = {"num_slots": NUM_PATCHES, "num_points": 4, "num_bins": NUM_CODES}
+    return {"kind": "pointing", "root": f"{RUN}/data/{name}", "weight": 3.0, "stride": stride, "holdout": 0.02} | shape
 
 
 def backbone() -> dict:
@@ -97,9 +102,10 @@ def policy() -> dict:
     return student() | {"flow": {"width": 64, "hidden_dim": 128}}
 
 
-def mixture(text: float, pointing: float, arms: float, suffix: str) -> dict:
-    shares = {"text": text, "pointing": pointing} | {f"{arm}_{suffix}": arms / len(ARMS) for arm in ARMS}
-    return {name: share for name, share in shares.items() if share}
+def mixture() -> dict:
+    """Shares of slots: text, pointing in stills and in episodes, and what the arms did."""
+    arms = {f"{arm}_pointing": 0.2 / len(ARMS) for arm in ARMS} | {f"{arm}_tokens": 0.25 / len(ARMS) for arm in ARMS}
+    return {"text": 0.3, "pointing": 0.25} | arms
 
 
 def packed_rows(batch_size: int) -> dict:
@@ -112,10 +118,17 @@ def pretrain() -> dict:
     return {
         "objective": "next_token",
         "model": "teacher",
-        "mixture": mixture(0.45, 0.35, 0.2, "tokens"),
-        "pipeline": packed_rows(8),
-        "steps": 700,
-        "optimizer": {"learning_rate": 3e-3, "warmup": 0.05, "final": 0.1, "b2": 0.98, "weight_decay": 0.05},
+        "mixture": mixture(),
+        "pipeline": packed_rows(4),
+        "steps": 1600,
+        "optimizer": {
+            "kind": "muon",
+            "learning_rate": 3e-3,
+            "warmup": 0.05,
+            "final": 0.1,
+            "b2": 0.98,
+            "weight_decay": 0.05,
+        },
     }
 
 
@@ -123,12 +136,19 @@ def distil() -> dict:
     return {
         "objective": "distill",
         "model": "student",
-        "mixture": mixture(0.45, 0.35, 0.2, "tokens"),
-        "pipeline": packed_rows(8),
-        "steps": 400,
+        "mixture": mixture(),
+        "pipeline": packed_rows(4),
+        "steps": 600,
         "init": "phase:pretrain",
         "teacher": "pretrain",
-        "optimizer": {"learning_rate": 3e-3, "warmup": 0.05, "final": 0.1, "b2": 0.98, "weight_decay": 0.05},
+        "optimizer": {
+            "kind": "muon",
+            "learning_rate": 3e-3,
+            "warmup": 0.05,
+            "final": 0.1,
+            "b2": 0.98,
+            "weight_decay": 0.05,
+        },
     }
 
 
@@ -138,10 +158,17 @@ def specialise() -> dict:
     return {
         "objective": "flow",
         "model": "policy",
-        "mixture": mixture(0.0, 0.0, 1.0, "chunks"),
-        "pipeline": {"batch_size": 64, "slots": 56, **image},
+        "mixture": {f"{arm}_chunks": 1.0 for arm in ARMS},
+        "pipeline": {"batch_size": 64, "slots": 32, **image},
         "steps": 1500,
         "init": "phase:distil",
-        "options": {"samples": 4},
-        "optimizer": {"learning_rate": 2e-3, "warmup": 0.05, "final": 0.05, "b2": 0.99, "weight_decay": 0.01},
+        "options": {"samples": 2},
+        "optimizer": {
+            "kind": "muon",
+            "learning_rate": 2e-3,
+            "warmup": 0.05,
+            "final": 0.05,
+            "b2": 0.99,
+            "weight_decay": 0.01,
+        },
     }

@@ -7,6 +7,7 @@ dataclasses. Ranges and combinations are checked by the dataclass itself in `__p
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import difflib
 import hashlib
@@ -52,6 +53,76 @@ def parse[T](cls: type[T], mapping: Any, where: str = "config") -> T:
         message = str(error)
         names_field = message.split(" ", 1)[0].split(".", 1)[0].strip(":,`'\"") in fields
         raise ValueError(f"{where}.{message}" if names_field else f"{where}: {message}") from error
+
+
+def complete(cls: type, config: ConfigDict) -> ConfigDict:
+    """A copy of `config` with every field of the dataclass `cls` that has a default, recursively.
+
+    So a command line can override each, and a config is the same whether a default was spelled or not. A field that may
+    be None becomes a typed reference; a section that may be None stays None unless given. What does not fit its field
+    is left for `parse` to refuse.
+    """
+    config = copy.deepcopy(config)
+    with config.unlocked():
+        _complete(cls, config)
+    return config
+
+
+def _complete(cls: type, config: ConfigDict) -> None:
+    hints, given = typing.get_type_hints(cls), dict(config.items(preserve_field_references=True))
+    for field in dataclasses.fields(typing.cast(Any, cls)):
+        if field.name in given:
+            value = given[field.name]
+        elif field.default is not dataclasses.MISSING:
+            value = field.default
+        elif field.default_factory is not dataclasses.MISSING:
+            value = field.default_factory()
+        else:
+            continue
+        _replace(config, field.name, _complete_value(hints[field.name], value))
+
+
+def _replace(config: ConfigDict, name: str, value: Any) -> None:
+    """Sets a field whose type may have changed."""
+    if name in config:
+        del config[name]
+    config[name] = value
+
+
+def _complete_value(hint: Any, value: Any) -> Any:
+    """`value` with the type that `hint` declares, so that the command line knows how to read another one."""
+    union = typing.get_origin(hint) in (Union, types.UnionType)
+    members = typing.get_args(hint) if union else (hint,)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = to_plain(value)
+    if isinstance(value, (ConfigDict, dict)):
+        value = value if isinstance(value, ConfigDict) else ConfigDict(value)
+        fitting = [member for member in members if _same_kind(member, value)]
+        if len(fitting) == 1 and dataclasses.is_dataclass(fitting[0]):
+            _complete(typing.cast(type, fitting[0]), value)
+        elif len(fitting) == 1:
+            item_hint = typing.get_args(fitting[0])[1]
+            for key, item in dict(value.items(preserve_field_references=True)).items():
+                _replace(value, key, _complete_value(item_hint, item))
+        return value
+    kinds = {_kind(member) for member in members} - {type(None)}
+    if isinstance(value, list) and tuple in kinds:
+        value = tuple(value)
+    if isinstance(value, int) and not isinstance(value, bool) and float in kinds and int not in kinds:
+        value = float(value)
+    if type(None) in members and len(kinds) == 1 and isinstance(value, (type(None), *kinds)):
+        return value if kinds & {ConfigDict, object} else config_dict.FieldReference(value, field_type=kinds.pop())
+    return value
+
+
+def _kind(hint: Any) -> type:
+    """The type that a value of `hint` has in a ConfigDict."""
+    origin = typing.get_origin(hint)
+    if dataclasses.is_dataclass(hint) or origin is dict:
+        return ConfigDict
+    if origin is Literal:
+        return type(typing.get_args(hint)[0])
+    return object if hint is Any else origin or hint
 
 
 def to_plain(value: Any) -> Any:

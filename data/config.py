@@ -20,15 +20,14 @@ from data.vocabulary import MINIMUM_SIZE, Vocabulary
 class VocabularyConfig:
     """A vocabulary read from `path`; where there is none yet and `paths` are given, trained on them and written there.
 
-    num_codes: discrete codes after the text ids. size: text ids, reserved ones included. holdout: share of the text
-    that training does not see, as in the source that holds it out.
+    holdout: share of the text that training does not see, as in the source that holds it out.
     """
 
     path: str
-    num_codes: int = 0
-    paths: tuple[str, ...] = ()
-    size: int | None = None
-    field: str = "text"
+    num_codes: int = 0  # discrete codes (action bins, coordinates) after the text ids
+    paths: tuple[str, ...] = ()  # text files to train on
+    size: int | None = None  # text ids, reserved ones included
+    field: str = "text"  # jsonl key or parquet column that holds the text
     holdout: float = 0.0
 
     def __post_init__(self):
@@ -54,17 +53,17 @@ class VocabularyConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TextConfig:
-    """A text source; see `TextFiles` and `TextSource`. sequence_length: of a piece; None = a whole row."""
+    """A text source; see `TextFiles` and `TextSource`."""
 
-    paths: tuple[str, ...]
+    paths: tuple[str, ...]  # files, globs or URLs
     kind: Literal["text"] = "text"
-    format: Literal["auto", "txt", "jsonl", "parquet", "array_record"] = "auto"
-    field: str = "text"
-    separator: str = ""
-    sequence_length: int | None = None
-    holdout: float = 0.0
-    weight: float = 1.0
-    max_corrupt: int = 0
+    format: Literal["auto", "txt", "jsonl", "parquet", "array_record"] = "auto"  # auto: told by the file's name
+    field: str = "text"  # jsonl key, parquet column or feature that holds the text; "" = the record itself
+    separator: str = ""  # cuts a txt file into documents; "" = one document
+    sequence_length: int | None = None  # slots of a piece of a document; None = a whole row
+    holdout: float = 0.0  # share of the documents that training does not see
+    weight: float = 1.0  # of a token in the loss
+    max_corrupt: int = 0  # unreadable records that are left out before the phase is refused
 
     def __post_init__(self):
         if not self.paths:
@@ -95,20 +94,20 @@ class TextConfig:
 
 @dataclasses.dataclass(frozen=True)
 class PipelineConfig:
-    """Rows and batches; see `RowShape` and `Pipeline`. batch_size counts rows over all hosts."""
+    """Rows and batches; see `RowShape` and `Pipeline`."""
 
-    batch_size: int
-    slots: int
-    images: int = 0
-    image_size: tuple[int, int] = (0, 0)
-    vectors: int = 0
-    width: int = 0
-    chunk: int = 0
-    window: int = 4096
-    max_corrupt: int = 0
-    num_threads: int = 2
-    num_workers: int = 0
-    prefetch: int = 4
+    batch_size: int  # rows, over all hosts
+    slots: int  # of a row
+    images: int = 0  # a row holds at most
+    image_size: tuple[int, int] = (0, 0)  # height, width
+    vectors: int = 0  # a row holds at most: proprioceptions, each with the actions that follow
+    width: int = 0  # of a vector, the widest of all robots
+    chunk: int = 0  # action steps predicted at once; 0 where no phase predicts chunks
+    window: int = 4096  # documents shuffled and packed together
+    max_corrupt: int = 0  # unreadable documents that are left out before the run stops
+    num_threads: int = 2  # that read and lay out
+    num_workers: int = 0  # processes that do; 0 = the training process
+    prefetch: int = 4  # batches made ahead
 
     def __post_init__(self):
         _at_least(self, batch_size=1, slots=2, images=0, vectors=0, width=0, chunk=0, window=1, max_corrupt=0)

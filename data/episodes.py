@@ -78,10 +78,15 @@ def observation_document(sample: Sample, *, vocabulary: PromptVocabulary, embodi
     return (
         _prompt([vocabulary.bos_id]),
         *(Image(pixels, num_slots) for pixels in sample["images"]),
-        _prompt(vocabulary.encode(sample["instruction"])),
+        _prompt(words_of(sample["instruction"], vocabulary)),
         Vector(sample["proprio"], embodiment),
         _prompt([vocabulary.piece_id("<action>")]),
     )
+
+
+def words_of(text: str, vocabulary: PromptVocabulary) -> list[int]:
+    """Ids of a text as it stands inside a sentence, so that a word has one id wherever it occurs."""
+    return vocabulary.encode(f" {text.strip()}")
 
 
 def _prompt(ids: Sequence[int]) -> Tokens:
@@ -139,6 +144,17 @@ def episode_statistics(
     return Statistics.from_values(embodiment, proprio=_finite(proprio), actions=_finite(actions))
 
 
+def refuse_other_widths(dataset: LeRobotDataset, embodiment: Embodiment, form: EpisodeFormat) -> None:
+    """Raises ValueError where the dataset's proprioception or actions have another size than the embodiment's."""
+    for name, width in ((form.proprio, embodiment.proprio_width), (form.action, embodiment.action_width)):
+        found = dataset.column(name).shape[-1]
+        if found != width:
+            raise ValueError(
+                f"{dataset.root}: {name!r} has {found} dims, embodiment {embodiment.name!r} has {width}; "
+                "choose the embodiment this dataset was recorded with"
+            )
+
+
 def _finite(values_NA: np.ndarray) -> np.ndarray:
     return values_NA[np.isfinite(values_NA).all(axis=1)]
 
@@ -162,13 +178,7 @@ class EpisodeSource:
     ):
         self.dataset, self.embodiment, self.vocabulary = dataset, embodiment, vocabulary
         self.transform, self.form = transform, form
-        for name, width in ((form.proprio, embodiment.proprio_width), (form.action, embodiment.action_width)):
-            found = dataset.column(name).shape[-1]
-            if found != width:
-                raise ValueError(
-                    f"{dataset.root}: {name!r} has {found} dims, embodiment {embodiment.name!r} has {width}; "
-                    "choose the embodiment this dataset was recorded with"
-                )
+        refuse_other_widths(dataset, embodiment, form)
         for part in transform.transforms if isinstance(transform, Compose) else (transform,):
             if isinstance(part, Normalise) and part.statistics.embodiment != embodiment.name:
                 raise ValueError(
@@ -185,7 +195,7 @@ class EpisodeSource:
     def costs(self) -> np.ndarray:
         """int32[N,3]: slots, images and vectors of every document."""
         tasks = self.dataset.column("task_index")[self.dataset.starts[self.episode_of] + self.step_of, 0]
-        text = {task: len(self.vocabulary.encode(self.dataset.tasks.get(task, ""))) for task in np.unique(tasks)}
+        text = {task: len(words_of(self.dataset.tasks.get(task, ""), self.vocabulary)) for task in np.unique(tasks)}
         images = len(self.form.cameras)
         fixed = 3 + images * self.form.num_slots + len(self.form.token_steps) * self.embodiment.action_width
         slots = fixed + np.array([text[task] for task in tasks], np.int32).reshape(-1)

@@ -165,7 +165,8 @@ class _Reader:
                 first = "\n  ".join(f"{name}: {what}" for name, what in list(self.corrupt.items())[:5])
                 count = len(self.corrupt)
                 raise ValueError(
-                    f"{count} unreadable documents, max_corrupt is {self._max_corrupt}; the first:\n  {first}"
+                    f"{count} unreadable documents, max_corrupt is {self._max_corrupt}; repair them or raise "
+                    f"pipeline.max_corrupt. The first:\n  {first}"
                 )
 
     def __getstate__(self) -> dict:

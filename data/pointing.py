@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from data.elements import CorruptRecord, Document, Image, Tokens
-from data.episodes import PromptVocabulary, every_frame
+from data.episodes import PromptVocabulary, every_frame, words_of
 from data.lerobot import LeRobotDataset
 from data.transforms import Bins
 
@@ -23,7 +23,7 @@ def pointing_prompt(pixels: np.ndarray, *, vocabulary: PromptVocabulary, num_slo
 
 def name_tokens(label: str, vocabulary: PromptVocabulary) -> Tokens:
     """A name and `<point>`, the slot from which the first coordinate is predicted; no target itself."""
-    ids = [*vocabulary.encode(label), vocabulary.piece_id("<point>")]
+    ids = [*words_of(label, vocabulary), vocabulary.piece_id("<point>")]
     return Tokens(np.array(ids, np.int32), np.zeros(len(ids), np.float32))
 
 
@@ -94,7 +94,7 @@ class PointingSource:
                 labels = []
             for label in labels:
                 if label not in lengths:
-                    lengths[label] = len(self.vocabulary.encode(label))
+                    lengths[label] = len(words_of(label, self.vocabulary))
             costs[index] = (1 + self.num_slots + sum(lengths[label] + 3 for label in labels), 1, 0)
         return costs
 

@@ -52,8 +52,8 @@ class TextFiles:
             system, path = fsspec.core.url_to_fs(pattern)
             matches = [p for p in system.glob(path) if system.isfile(p)] if re.search(r"[*?\[]", path) else [path]
             if not matches or not system.isfile(matches[0]):
-                kind = "is a folder; name its files, as with *.txt" if system.isdir(path) else "matches no file"
-                raise ValueError(f"{pattern!r} {kind}")
+                kind = "is a folder, not files such as *.txt" if system.isdir(path) else "matches no file"
+                raise ValueError(f"{pattern!r} {kind}; correct it in `paths`")
             found |= dict.fromkeys(matches, system)
         return [(found[path], path) for path in sorted(found)]
 
@@ -71,7 +71,7 @@ class TextFiles:
         """Every document that is not empty, and in its place a CorruptRecord for each that cannot be read."""
         for system, path in self.files():
             if system.size(path) == 0:
-                raise ValueError(f"{path} is empty")
+                raise ValueError(f"{path} is empty; fill it or leave it out of `paths`")
             reader = FORMATS[self._format_of(path)]
             try:
                 yield from (document for document in reader(self, system, path) if document != "")

@@ -6,13 +6,18 @@ import dataclasses
 import pathlib
 from typing import Literal
 
-import numpy as np
-
-from data.episodes import Embodiment, EpisodeFormat, EpisodeSource, PromptVocabulary, episode_statistics
+from data.episodes import (
+    Embodiment,
+    EpisodeFormat,
+    EpisodeSource,
+    PromptVocabulary,
+    episode_statistics,
+    refuse_other_widths,
+)
 from data.lerobot import LeRobotDataset
 from data.pointing import PointingSource
 from data.statistics import Statistics
-from data.transforms import Bins, Compose, Normalise, RelativeActions, Transform
+from data.transforms import Bins, Compose, Normalise, RelativeActions, ResizeImage, Transform
 
 Split = Literal["train", "validation"]
 
@@ -21,19 +26,20 @@ Split = Literal["train", "validation"]
 class EmbodimentConfig:
     """One robot. `relative`: its first so many actions become offsets from the same dims of proprioception."""
 
-    index: int
+    index: int  # counted from 0; each robot has its own
     proprio_width: int
     action_width: int
     relative: int = 0
     normalise: Literal["mean_std", "quantile"] = "mean_std"
 
     def __post_init__(self):
-        if self.index < 0 or self.proprio_width < 1 or self.action_width < 1:
-            raise ValueError(f"index is {self.index}; it must be 0 or more, and both widths at least 1")
-        if not 0 <= self.relative <= min(self.action_width, self.proprio_width):
+        _at_least(self, index=0, proprio_width=1, action_width=1)
+        # The offset covers all dims of an action, those that stay absolute too.
+        most = self.action_width if self.action_width <= self.proprio_width else 0
+        if not 0 <= self.relative <= most:
             raise ValueError(
-                f"relative is {self.relative}; it must be 0 .. {min(self.action_width, self.proprio_width)}, as each "
-                "relative action needs its dim of proprioception"
+                f"relative is {self.relative}; it must be 0 .. {most}, as the first action_width ({self.action_width}) "
+                f"of {self.proprio_width} dims of proprioception are what actions are offsets from"
             )
 
     def embodiment(self, name: str) -> Embodiment:
@@ -51,29 +57,39 @@ class EmbodimentConfig:
 class EpisodesConfig:
     """Behaviour cloning documents from one LeRobot dataset of one embodiment; see `EpisodeFormat`.
 
-    holdout: share of the episodes, the last ones, that training does not see.
+    cameras, proprio, action: features of the dataset. holdout: share of the episodes, the last ones, that training
+    does not see.
     """
 
-    root: str
+    root: str  # folder of the dataset
     embodiment: str  # a name in `embodiments`
-    num_slots: int  # of an image
-    chunk: int
+    num_slots: int  # of an image: the patches that the model makes of it
+    chunk: int  # action steps predicted at once
     kind: Literal["episodes"] = "episodes"
-    continuous: bool = True
-    token_steps: tuple[int, ...] = ()
+    cameras: tuple[str, ...] = ("observation.images.front",)
+    proprio: str = "observation.state"
+    action: str = "action"
+    resize: tuple[int, int] | None = None  # height and width images are brought to; None = they have the model's size
+    continuous: bool = True  # predict the chunk as numbers
+    token_steps: tuple[int, ...] = ()  # steps of the chunk predicted as code tokens
     num_bins: int = 256  # of token actions, over normalised actions in [-3, 3]
-    token_weight: float = 1.0
-    stride: int = 1
+    token_weight: float = 1.0  # of an action token in the loss
+    stride: int = 1  # every so many frames make a document
     holdout: float = 0.0
 
     def __post_init__(self):
+        _at_least(self, num_slots=1, chunk=1, stride=1)
+        _share(self, "holdout")
+        if self.resize is not None and min(self.resize) < 1:
+            raise ValueError(f"resize is {self.resize}; it must be a height and a width in pixels, or None")
         self.form()
-        if not 0 <= self.holdout < 1:
-            raise ValueError(f"holdout is {self.holdout}; it must be a share in [0, 1)")
 
     def form(self) -> EpisodeFormat:
         return EpisodeFormat(
             num_slots=self.num_slots,
+            cameras=self.cameras,
+            proprio=self.proprio,
+            action=self.action,
             chunk_length=self.chunk,
             continuous=self.continuous,
             token_steps=self.token_steps,
@@ -96,7 +112,7 @@ class PointingConfig:
 
     root: str
     num_slots: int
-    num_points: int
+    num_points: int  # of a frame, at most
     kind: Literal["pointing"] = "pointing"
     camera: str = "observation.images.front"
     num_bins: int = 256
@@ -105,8 +121,8 @@ class PointingConfig:
     holdout: float = 0.0
 
     def __post_init__(self):
-        if not 0 <= self.holdout < 1:
-            raise ValueError(f"holdout is {self.holdout}; it must be a share in [0, 1)")
+        _at_least(self, num_slots=1, num_points=1, num_bins=2, stride=1)
+        _share(self, "holdout")
 
     def build(self, vocabulary: PromptVocabulary, seed: int, split: Split = "train") -> PointingSource:
         dataset = _open(self.root)
@@ -125,10 +141,16 @@ class PointingConfig:
 
 
 def transform_of(config: EmbodimentConfig, name: str, source: EpisodesConfig) -> tuple[Transform, Statistics]:
-    """What this embodiment's samples go through, with statistics of its own data after the relative actions."""
+    """What this embodiment's samples go through, with statistics of its own data after the relative actions.
+
+    Image sizes come from `source`, so all sources of one embodiment share them.
+    """
     offsets = Compose(config.offsets())
-    statistics = episode_statistics(_open(source.root), name, source.form(), offsets)
-    return Compose((*config.offsets(), Normalise(statistics, config.normalise))), statistics
+    dataset, form = _open(source.root), source.form()
+    refuse_other_widths(dataset, config.embodiment(name), form)
+    statistics = episode_statistics(dataset, name, form, offsets)
+    resized = (ResizeImage(*source.resize),) if source.resize else ()
+    return Compose((*resized, *config.offsets(), Normalise(statistics, config.normalise))), statistics
 
 
 def _open(root: str) -> LeRobotDataset:
@@ -142,4 +164,15 @@ def _episodes(dataset: LeRobotDataset, holdout: float, split: Split) -> list[int
     if holdout == 0:
         return None
     cut = dataset.num_episodes - max(1, round(holdout * dataset.num_episodes))
-    return list(range(cut) if split == "train" else np.arange(cut, dataset.num_episodes))
+    return list(range(cut) if split == "train" else range(cut, dataset.num_episodes))
+
+
+def _at_least(section: object, **bounds: int) -> None:
+    for name, bound in bounds.items():
+        if getattr(section, name) < bound:
+            raise ValueError(f"{name} is {getattr(section, name)}; it must be at least {bound}")
+
+
+def _share(section: object, name: str) -> None:
+    if not 0 <= getattr(section, name) < 1:
+        raise ValueError(f"{name} is {getattr(section, name)}; it must be a share in [0, 1)")

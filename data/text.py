@@ -47,7 +47,10 @@ class TextSource:
         self.corrupt = cache.corrupt
         if len(cache.corrupt) > max_corrupt:
             listed = "\n  ".join(cache.corrupt[:5])
-            raise ValueError(f"{len(cache.corrupt)} unreadable records, max_corrupt is {max_corrupt}:\n  {listed}")
+            raise ValueError(
+                f"{len(cache.corrupt)} unreadable records, max_corrupt is {max_corrupt}:\n  {listed}\nRepair them or "
+                "raise max_corrupt"
+            )
         self._documents_D = np.flatnonzero(cache.held_out == (split == "validation"))
         if len(self._documents_D) == 0:
             raise ValueError(

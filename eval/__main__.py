@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 from configs import command
 from configs.schema import parse, to_plain
 from eval import tabletop, text
-from eval.config import EvaluateConfig
+from eval.config import EvaluateConfig, completed
 from serving.generate import generate
 from serving.model import LoadedModel
 from serving.policy import Policy
@@ -120,4 +120,4 @@ def _write(path: Path, content: Any) -> None:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command.run(main, completed)

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 
+from ml_collections import ConfigDict
+
+from configs.schema import complete
+from data.config import TextConfig as TextSource
+from data.robots import EpisodesConfig, PointingConfig
 from eval.envs.tabletop import ARMS, TASKS, WORDINGS
 
 CONDITIONS = ("normal", "shuffled_instruction", "blank_image", "untrained")
@@ -63,3 +68,16 @@ class EvaluateConfig:
     def __post_init__(self):
         if self.text is None and self.tabletop is None:
             raise ValueError("text and tabletop are both None; give the section of what is to be judged")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What evaluation reads of a config; the phases come from their checkpoints."""
+
+    sources: dict[str, TextSource | EpisodesConfig | PointingConfig]
+    evaluate: EvaluateConfig
+
+
+def completed(config: ConfigDict) -> ConfigDict:
+    """A copy of `config` with every default spelled that evaluation reads."""
+    return complete(Config, config)

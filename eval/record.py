@@ -135,7 +135,7 @@ def _write_instructions(out: pathlib.Path) -> None:
         lines += [
             point["label"] for text in dataset.column(POINTS)[:: SCENES_PER_EPISODE // 5] for point in json.loads(text)
         ]
-    (out / "instructions.txt").write_text("\n".join(lines) + "\n")
+    (out / "instructions.txt").write_text("".join(f" {line}\n" for line in lines))  # as inside a sentence
 
 
 def _record_episodes(run: Run, writer: LeRobotWriter, ask: Ask, on_progress: Callable[[int], None]) -> Count:
@@ -211,9 +211,11 @@ def _make(job: Job) -> Made:
     """Instruction, dataset columns and success of one job; pictures are encoded here so that writing stays cheap."""
     environment = _environment(job.arm, job.task)
     if job.num_scenes:
-        stills = [environment.scene(job.seed + i) for i in range(job.num_scenes)]
-        pictures = [encode_png(observation["image"]) for observation, _ in stills]
-        return SCENE_TASK, {IMAGE: pictures, POINTS: [json.dumps(points) for _, points in stills]}, True
+        pictures, points = [], []
+        for seed in range(job.seed, job.seed + job.num_scenes):
+            pictures.append(encode_png(environment.scene(seed)[0]["image"]))
+            points.append(json.dumps(environment.grounded()))
+        return SCENE_TASK, {IMAGE: pictures, POINTS: points}, True
     episode = demonstrate(environment, job.seed, job.noise)
     columns = {
         IMAGE: [encode_png(image) for image in episode.images],
@@ -252,4 +254,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"error: {error}") from None

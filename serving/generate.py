@@ -23,6 +23,8 @@ def generate(
     """
     if temperature < 0 or num_tokens < 1:
         raise ValueError(f"temperature is {temperature} (0 or more) and num_tokens {num_tokens} (1 or more)")
+    if not prompts:
+        return []
     vocabulary = loaded.vocabulary
     prompt_ids = [[vocabulary.bos_id, *vocabulary.encode(prompt)] for prompt in prompts]
     length_B = np.array([len(ids) for ids in prompt_ids])

@@ -52,7 +52,10 @@ class Policy:
         }
         self.transforms = {name: Transform.from_dict(record) for name, record in checkpoint.transforms.items()}
         pipeline = parse(PipelineConfig, self._model.phase["pipeline"], "pipeline")
-        self._shape = dataclasses.replace(pipeline.row_shape(self._model.vocabulary), images=1, vectors=1)
+        episodes = [s for s in checkpoint.config["sources"].values() if "embodiment" in s]
+        self._num_images = {s["embodiment"]: len(s.get("cameras", "1")) for s in episodes}
+        images = max(self._num_images.values(), default=1)
+        self._shape = dataclasses.replace(pipeline.row_shape(self._model.vocabulary), images=images, vectors=1)
         self._batch_size, self._key = batch_size, jax.random.key(seed)
         self._chunks = jax.jit(self._sample)
 
@@ -89,6 +92,8 @@ class Policy:
         name = observation.embodiment
         if name not in self.transforms:
             raise ValueError(f"embodiment is {name!r}; this checkpoint knows {', '.join(self.transforms)}")
+        if len(observation.images) != self._num_images[name]:
+            raise ValueError(f"images are {len(observation.images)}; {name} was trained with {self._num_images[name]}")
         width, proprio = self.embodiments[name].proprio_width, np.asarray(observation.proprio, np.float32)
         if proprio.shape != (width,) or not np.isfinite(proprio).all():
             raise ValueError(f"proprio is {proprio}; {name} has {width} finite numbers")

@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "serving": {"data", "model", "train.checkpoint"},
 }
 EVERY_FOLDER_MAY = {"configs.schema", "configs.command"}
-MAY_IMPORT_ALL = ("tests", "benchmarks")
+MAY_IMPORT_ALL = ("tests", "benchmarks", "docs")
 CONFIGS_MAY = {"absl", "ml_collections"}  # absl brings the flags that ml_collections extends; and the standard library
 
 

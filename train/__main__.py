@@ -13,10 +13,11 @@ from ml_collections import ConfigDict
 
 from configs import command
 from sharding import processes
-from train.build import Sections, build_phase
+from train.build import build_phase, check
 from train.checkpoint import CheckpointError
 from train.loop import RETRY, Diverged, Preempted
 from train.phases import read_sections, run
+from train.sections import completed
 
 _PHASE = flags.DEFINE_string("phase", None, "The only phase to run; all of them, in order, if not given.")
 
@@ -24,7 +25,7 @@ _PHASE = flags.DEFINE_string("phase", None, "The only phase to run; all of them,
 def main(config: ConfigDict, workdir: Path) -> None:
     processes.start(processes.from_environment())
     read_sections(config)
-    Sections.of(config)
+    check(config)
     try:
         run(config, workdir, build_phase, _PHASE.value)
     except Preempted as stop:
@@ -35,4 +36,4 @@ def main(config: ConfigDict, workdir: Path) -> None:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command.run(main, completed)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+import contextlib
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -13,57 +13,52 @@ from ml_collections import ConfigDict
 
 from configs.schema import parse, to_plain
 from data.batch import Batch
-from data.config import PipelineConfig, TextConfig, VocabularyConfig
+from data.config import TextConfig
 from data.pipeline import one_pass
-from data.robots import EmbodimentConfig, EpisodesConfig, PointingConfig, Split, transform_of
+from data.robots import EpisodesConfig, PointingConfig, Split, transform_of
 from data.source import Source
+from data.statistics import Statistics
+from data.transforms import Transform
 from data.vocabulary import Vocabulary
 from model.config import ModelConfig
 from model.flops import train_flops, work_of
 from model.model import axes_of, create, join, next_buffers, split
-from sharding.mesh import MeshConfig, batch_sharding, make_mesh
+from sharding.mesh import batch_sharding, make_mesh
 from sharding.rules import shard_params
 from train.checkpoint import Assets, Checkpoint
 from train.config import PhaseConfig
 from train.objectives import OBJECTIVES
 from train.optimizer import parameter_names
 from train.phases import Phase
+from train.sections import Sections, SourceConfig
 from train.step import Aux, TrainState
 
-SourceConfig = TextConfig | EpisodesConfig | PointingConfig
 CACHE = pathlib.Path(".cache/tokens")
 
 
-@dataclasses.dataclass(frozen=True)
-class Sections:
-    """The checked sections that describe data and models."""
-
-    seed: int
-    mesh: MeshConfig
-    vocabulary: VocabularyConfig
-    sources: dict[str, SourceConfig]
-    models: dict[str, ModelConfig]
-    embodiments: dict[str, EmbodimentConfig] = dataclasses.field(default_factory=dict)
-
-    @classmethod
-    def of(cls, config: ConfigDict) -> Sections:
-        """Raises ValueError naming the field that is wrong."""
-        names = {field.name for field in dataclasses.fields(cls)}
-        sections = parse(cls, {k: v for k, v in config.items() if k in names}, "config")
-        indices = [e.index for e in sections.embodiments.values()]
-        if sorted(indices) != list(range(len(indices))):
-            raise ValueError(f"config.embodiments have the indices {indices}; give each its own, counted from 0")
-        for name, source in sections.sources.items():
-            if isinstance(source, EpisodesConfig) and source.embodiment not in sections.embodiments:
-                raise ValueError(
-                    f"config.sources.{name}.embodiment is {source.embodiment!r}; config.embodiments has "
-                    f"{', '.join(sections.embodiments) or 'none'}"
-                )
-        return sections
+def check(config: ConfigDict) -> None:
+    """Raises ValueError, naming the field, for what would stop any of the phases when its turn comes."""
+    sections = Sections.of(config)
+    plain: dict[str, Any] = config.to_dict()
+    for name, section in plain["phases"].items():
+        phase = parse(PhaseConfig, section, f"config.phases.{name}")
+        _options(f"config.phases.{name}", phase)
+        _check_fit(f"config.phases.{name}", phase, sections)
 
 
-def check_fit(where: str, model: ModelConfig, pipeline: PipelineConfig, num_embodiments: int) -> None:
-    """Raises ValueError where the rows of a phase and its model do not have the same sizes."""
+def _options(where: str, phase: PhaseConfig) -> dict[str, Any]:
+    """The settings that the objective takes besides model, batch and key."""
+    module = OBJECTIVES[phase.objective]
+    if hasattr(module, "Options"):
+        return {"options": parse(module.Options, phase.options, f"{where}.options")}
+    if phase.options:
+        raise ValueError(f"{where}.options are {phase.options}; objective {phase.objective!r} has none, remove them")
+    return {}
+
+
+def _check_fit(where: str, phase: PhaseConfig, sections: Sections) -> None:
+    """Raises ValueError where the rows of a phase, its objective and its model do not go together."""
+    model, pipeline, num_embodiments = sections.models[phase.model], phase.pipeline, len(sections.embodiments)
     image = (model.image.height, model.image.width) if model.image else None
     robot = (model.robot.width, model.robot.chunk) if model.robot else None
     if pipeline.images and pipeline.image_size != image:
@@ -83,15 +78,38 @@ def check_fit(where: str, model: ModelConfig, pipeline: PipelineConfig, num_embo
             f"{where}.model has robot.num_embodiments {model.robot.num_embodiments}, config.embodiments has "
             f"{num_embodiments}; make them equal"
         )
+    if phase.objective in ("bins", "flow"):
+        if getattr(model, phase.objective) is None:
+            raise ValueError(
+                f"{where}.objective is {phase.objective!r}, its model has no such head; give "
+                f"config.models.{phase.model} the section {phase.objective}"
+            )
+        if not pipeline.chunk:
+            raise ValueError(f"{where}.pipeline.chunk is 0, objective {phase.objective!r} needs actions; set it")
+    for name in phase.mixture:
+        source = sections.sources[name]
+        if model.image and not isinstance(source, TextConfig) and source.num_slots != model.image.num_patches:
+            raise ValueError(
+                f"config.sources.{name}.num_slots is {source.num_slots}, the model of {where} makes "
+                f"{model.image.num_patches} vectors of an image; make them equal"
+            )
+        if isinstance(source, EpisodesConfig) and source.continuous and source.chunk != pipeline.chunk:
+            raise ValueError(
+                f"config.sources.{name}.chunk is {source.chunk}, {where}.pipeline.chunk is {pipeline.chunk}; make them "
+                "equal"
+            )
 
 
 def build_phase(config: ConfigDict, name: str, teacher: Checkpoint | None) -> Phase:
     """Model, objective and pipeline of phase `name`; `teacher` is the finished checkpoint that its config names."""
     sections = Sections.of(config)
-    phase = parse(PhaseConfig, config.phases[name].to_dict(), f"config.phases.{name}")
+    plain: dict[str, Any] = config.to_dict()
+    phase = parse(PhaseConfig, plain["phases"][name], f"config.phases.{name}")
     model_config = sections.models[phase.model]
-    check_fit(f"config.phases.{name}", model_config, phase.pipeline, len(sections.embodiments))
-    vocabulary = sections.vocabulary.build()
+    options = _options(f"config.phases.{name}", phase)
+    _check_fit(f"config.phases.{name}", phase, sections)
+    with _named("config.vocabulary"):
+        vocabulary = sections.vocabulary.build()
     data = _Data(sections, phase, vocabulary)
     pipeline = phase.pipeline.build(data.sources("train"), phase.mixture, vocabulary, sections.seed)
     mesh = make_mesh(sections.mesh)
@@ -103,7 +121,7 @@ def build_phase(config: ConfigDict, name: str, teacher: Checkpoint | None) -> Ph
         _, params, buffers = split(create(model_config, vocabulary.size, sections.seed))
         return shard_params(params, axes, mesh), shard_params(buffers, buffer_axes, mesh)
 
-    objective = _objective(phase, graph, model_config, sections, vocabulary, teacher)
+    objective = _objective(phase.objective, options, graph, model_config, sections.seed, vocabulary.size, teacher)
     placement = batch_sharding(mesh)
     samples = phase.options.get("samples", 1)
     return Phase(
@@ -126,23 +144,36 @@ def build_phase(config: ConfigDict, name: str, teacher: Checkpoint | None) -> Ph
     )
 
 
+@contextlib.contextmanager
+def _named(where: str):
+    """Errors of what a section builds begin with the section's name."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+
+
 class _Data:
     """The sources of one phase, with one transform for each embodiment."""
 
     def __init__(self, sections: Sections, phase: PhaseConfig, vocabulary: Vocabulary):
         self.sections, self.phase, self.vocabulary = sections, phase, vocabulary
-        episodes = [s for s in sections.sources.values() if isinstance(s, EpisodesConfig)]
-        self.robots = {
-            robot: transform_of(config, robot, source)
-            for robot, config in sections.embodiments.items()
-            for source in [next((s for s in episodes if s.embodiment == robot), None)]
-            if source is not None
-        }
+        self.robots: dict[str, tuple[Transform, Statistics]] = {}
+        for name, source in sections.sources.items():
+            if isinstance(source, EpisodesConfig) and source.embodiment not in self.robots:
+                robot = source.embodiment
+                with _named(f"config.sources.{name}"):
+                    self.robots[robot] = transform_of(sections.embodiments[robot], robot, source)
 
     def sources(self, part: Split) -> dict[str, Source]:
         """The sources that have documents in this part, by name."""
-        chosen = {name: self.sections.sources[name] for name in self.phase.mixture}
-        return {n: self._build(s, part) for n, s in chosen.items() if part == "train" or s.holdout}
+        found = {}
+        for name in self.phase.mixture:
+            source = self.sections.sources[name]
+            if part == "train" or source.holdout:
+                with _named(f"config.sources.{name}"):
+                    found[name] = self._build(source, part)
+        return found
 
     def _build(self, source: SourceConfig, part: Split) -> Source:
         if isinstance(source, TextConfig):
@@ -153,25 +184,17 @@ class _Data:
         return source.build(embodiment, self.robots[source.embodiment][0], self.vocabulary, part)
 
 
-def _objective(phase, graph, model_config, sections, vocabulary, teacher) -> Callable[..., tuple[jax.Array, Aux]]:
+def _objective(name, options, graph, model_config, seed, vocab_size, teacher) -> Callable[..., tuple[jax.Array, Aux]]:
     """The objective as `loss_fn(params, buffers, batch, key, *constants) -> (total, Aux)` of `train.step`."""
-    module = OBJECTIVES[phase.objective]
-    where = f"config.phases.*.options of objective {phase.objective}"
-    extra: dict[str, Any] = {}
-    if hasattr(module, "Options"):
-        extra["options"] = parse(module.Options, phase.options, where)
-    elif phase.options:
-        raise ValueError(f"{where} are {phase.options}; this objective has none, remove them")
     teacher_graph: Any = None
     if teacher is not None:
-        name = teacher.config["phases"][teacher.phase]["model"]
-        teacher_config = parse(ModelConfig, teacher.config["models"][name], "teacher's model")
-        teacher_graph, _, _ = split(jax.eval_shape(lambda: create(teacher_config, vocabulary.size, sections.seed)))
+        section = teacher.config["phases"][teacher.phase]["model"]
+        teacher_config = parse(ModelConfig, teacher.config["models"][section], "teacher's model")
+        teacher_graph, _, _ = split(jax.eval_shape(lambda: create(teacher_config, vocab_size, seed)))
 
     def loss_fn(params, buffers, batch, key, *constants):
-        if teacher is not None:
-            extra["teacher"] = join(teacher_graph, *constants)
-        loss = module.loss(join(graph, params, buffers), batch, key, **extra)
+        teaching = {} if teacher is None else {"teacher": join(teacher_graph, *constants)}
+        loss = OBJECTIVES[name].loss(join(graph, params, buffers), batch, key, **options, **teaching)
         return loss.total, Aux(loss.weight, loss.metrics, next_buffers(model_config, buffers, loss.router))
 
     return loss_fn

@@ -27,6 +27,7 @@ from train.metrics import Meter, MetricWriter, peak_memory_bytes
 from train.objectives import OBJECTIVES
 from train.optimizer import Axes, build_optimizer
 from train.progress import PhaseProgress
+from train.sections import completed
 from train.step import LossFn, TrainState, make_step
 
 
@@ -73,6 +74,7 @@ def run(config: ConfigDict, workdir: Path, build: Build, only: str | None = None
     an uninterrupted run. Raises ValueError for a checkpoint of another config, Preempted after SIGTERM, Diverged, and
     CheckpointError.
     """
+    config = completed(config)
     settings, phases = read_sections(config)
     if only is not None and only not in settings.phases:
         raise ValueError(f"--phase is {only!r}; config.train.phases has {', '.join(settings.phases)}")
@@ -208,7 +210,10 @@ class _PhaseRun:
         return Checkpoint.open(self.workdir / name)
 
     def _refuse_other_config(self, stored: Checkpoint) -> None:
-        """Fields of other phases may differ, and those that do not change what this phase computes."""
+        """Fields of other phases may differ, and those that do not change what this phase computes.
+
+        Defaults count as spelled, so a field that is new since the checkpoint was written does not spoil it.
+        """
         ours = f"phases.{self.name}"
         mine = {"models": {self.phase.model}, "sources": set(self.phase.mixture), "phases": {self.name}}
         config = to_plain(self.config)
@@ -217,7 +222,9 @@ class _PhaseRun:
             for section, names in mine.items()
             for name in {*config.get(section, {}), *stored.config.get(section, {})} - names
         ]
-        refuse_other_config(stored, config, ["train", "mesh", f"{ours}.steps", f"{ours}.eval_every", *others])
+        stored = dataclasses.replace(stored, config=to_plain(completed(ConfigDict(stored.config))))
+        may_differ = ["train", "mesh", "evaluate", f"{ours}.steps", f"{ours}.eval_every", *others]
+        refuse_other_config(stored, config, may_differ)
 
     def _close(self, state: TrainState, recorder: Recorder, meter: Meter) -> dict[str, Any]:
         figures = {

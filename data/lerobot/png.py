@@ -25,7 +25,8 @@ def decode_png(data: bytes) -> np.ndarray:
         with PillowImage.open(io.BytesIO(data)) as image:
             return np.asarray(image.convert("RGB"))
     except (OSError, SyntaxError, ValueError, EOFError, zlib.error, struct.error) as error:
-        raise ValueError(f"image bytes cannot be decoded ({error})") from None
+        reason = str(error).partition(" <")[0]  # without the name of the buffer
+        raise ValueError(f"image bytes cannot be decoded ({reason})") from None
 
 
 def png_shape(data: bytes) -> tuple[int, int, int]:

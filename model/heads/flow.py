@@ -86,7 +86,7 @@ class FlowHead(nnx.Module):
 
 
 class ExpertLayer(nnx.Module):
-    """Attention over observation and chunk, then a gated feed-forward; both modulated by flow time and latent (DiT, adaLN)."""
+    """Attention over observation and chunk, then a gated feed-forward; both modulated by time and latent (DiT)."""
 
     def __init__(self, init: Init, config: FlowHeadConfig, attention: AttentionConfig):
         W = config.width

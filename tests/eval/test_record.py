@@ -26,7 +26,7 @@ def recorded(tmp_path_factory):
 
 def test_there_is_one_dataset_an_arm_with_all_tasks(recorded):
     out, summary = recorded
-    assert sorted(path.name for path in out.iterdir()) == ["arm5", "arm7", "scenes"]
+    assert sorted(path.name for path in out.iterdir()) == ["arm5", "arm7", "instructions.txt", "scenes"]
     assert set(summary.episodes) == {"reach/arm5", "lift/arm5", "reach/arm7", "lift/arm7"}
     for arm, width in (("arm5", 5), ("arm7", 7)):
         info = json.loads((out / arm / "meta" / "info.json").read_text())
@@ -46,7 +46,7 @@ def test_rows_hold_the_pictures_states_and_clean_actions_of_the_episode(recorded
     np.testing.assert_array_equal(picture, observation["image"])
     np.testing.assert_array_equal(np.float32(rows[0]["observation.state"]), observation["proprio"])
     np.testing.assert_array_equal(np.float32(rows[0]["action"]), env.expert_action())
-    assert json.loads(rows[0]["annotation.points"]) == env.points()
+    assert json.loads(rows[0]["annotation.points"]) == env.grounded()
     tasks = pq.read_table(out / "arm5" / "meta" / "tasks.parquet").to_pylist()
     assert any(env.instruction in row.values() and row["task_index"] == rows[0]["task_index"] for row in tasks)
 

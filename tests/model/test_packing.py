@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 
 from model.config import AttentionConfig, DenseConfig, MoEConfig, RecurrentConfig
-from model.model import create, join, split
+from model.model import join
 from tests.model.documents import VOCAB, pack, robot_document
+from tests.model.weights import random_states
 from train.objectives import bins, flow, next_token
 
 LENGTHS = (9, 12, 8)
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 def single_mixer(config, mixer: str, ffn: str):
@@ -37,7 +39,7 @@ def documents():
 @pytest.mark.parametrize("mixer", ["local", "global", "recurrent"])
 @pytest.mark.parametrize("ffn", ["dense", "moe"])
 def test_hidden_states_of_a_packed_document_equal_those_of_the_document_alone(hybrid, documents, mixer, ffn):
-    graph, *state = split(create(single_mixer(hybrid, mixer, ffn), VOCAB, seed=0))
+    graph, *state = random_states(single_mixer(hybrid, mixer, ffn), VOCAB)
     hidden = jax.jit(lambda batch: join(graph, *state)(batch).hidden_BTD[0])
     packed, start = hidden(pack(documents)), 0
     for document, length in zip(documents, LENGTHS, strict=True):
@@ -45,30 +47,31 @@ def test_hidden_states_of_a_packed_document_equal_those_of_the_document_alone(hy
         start += length
 
 
-@pytest.mark.parametrize("objective", [next_token, bins])
-def test_loss_and_gradient_of_a_packed_row_equal_those_of_its_documents(hybrid, documents, objective):
+def test_losses_and_gradient_of_a_packed_row_equal_those_of_its_documents(hybrid, documents):
     """Totals add up. Router losses are means over a batch, so they are off here."""
-    moe = MoEConfig(4, 2, 24, balance_loss=0.0, z_loss=0.0)
-    graph, params, buffers = split(create(dataclasses.replace(hybrid, moe=moe), VOCAB, seed=0))
+    config = dataclasses.replace(hybrid, num_layers=6, moe=MoEConfig(4, 2, 24, balance_loss=0.0, z_loss=0.0))
+    graph, params, buffers = random_states(config, VOCAB)
 
     @jax.jit
-    @jax.value_and_grad
-    def total(params, batch):
-        return objective.loss(join(graph, params, buffers), batch, jax.random.key(0)).total
+    def losses_and_gradient(params, batch):
+        def both(params):
+            model, key = join(graph, params, buffers), jax.random.key(0)
+            totals = jnp.array([objective.loss(model, batch, key).total for objective in (next_token, bins)])
+            return jnp.sum(totals), totals
 
-    value, gradient = total(params, pack(documents))
-    alone = [total(params, pack([document])) for document in documents]
-    np.testing.assert_allclose(value, sum(v for v, _ in alone), rtol=1e-5)
+        (_, totals), gradient = jax.value_and_grad(both, has_aux=True)(params)
+        return totals, gradient
+
+    totals, gradient = losses_and_gradient(params, pack(documents))
+    alone = [losses_and_gradient(params, pack([document])) for document in documents]
+    np.testing.assert_allclose(totals, sum(t for t, _ in alone), rtol=1e-5)
     summed = jax.tree.map(lambda *g: sum(g), *[g for _, g in alone])
     for ours, expected in zip(jax.tree.leaves(gradient), jax.tree.leaves(summed), strict=True):
         np.testing.assert_allclose(ours, expected, atol=2e-4 * (1 + np.abs(expected).max()))
 
 
 def test_the_action_expert_sees_its_own_document_only(hybrid, documents):
-    model = create(hybrid, VOCAB, seed=0)
-    # The output projection starts at zero; any other value shows what the expert attends to.
-    model.flow.out[...] = jax.random.normal(jax.random.key(1), model.flow.out.shape)
-    graph, *state = split(model)
+    graph, *state = random_states(dataclasses.replace(hybrid, num_layers=3), VOCAB)
 
     @jax.jit
     def velocity(batch):
@@ -83,7 +86,7 @@ def test_the_action_expert_sees_its_own_document_only(hybrid, documents):
 
 
 def test_flow_loss_ignores_actions_that_do_not_exist(hybrid, documents):
-    graph, *state = split(create(hybrid, VOCAB, seed=0))
+    graph, *state = random_states(dataclasses.replace(hybrid, num_layers=3), VOCAB)
     loss = jax.jit(lambda b: flow.loss(join(graph, *state), b, jax.random.key(0), options=flow.Options(samples=2)))
     batch = pack(documents)
     mask = batch.values["action_mask"].copy()

@@ -9,8 +9,7 @@ import pytest
 from model.config import AttentionConfig, DenseConfig, ModelConfig, MoEConfig, RecurrentConfig
 from model.model import create, join, next_buffers, split
 from tests.model.documents import VOCAB, pack, robot_document
-from tests.model.weights import random_like, random_states
-from train.objectives import next_token
+from tests.model.weights import random_states
 
 LAYERS = 5
 CONFIG = ModelConfig(
@@ -21,14 +20,11 @@ CONFIG = ModelConfig(
     local_attention=AttentionConfig(num_heads=2, num_kv_heads=1, head_dim=8, window=3),
     recurrent=RecurrentConfig(num_states=4),
     dense=DenseConfig(hidden_dim=16),
-    moe=MoEConfig(num_experts=3, top_k=1, hidden_dim=8, bias_rate=0.1),
+    moe=MoEConfig(num_experts=6, top_k=1, hidden_dim=8, bias_rate=0.1),
 )
-# Five layers as two repeats of two and one more, as one repeat of five, and all as remainder of a pattern of six.
-PERIODS = {"scanned": 2, "once": 5, "unrolled": 6}
-
-
-def expressed(period: int) -> ModelConfig:
-    return dataclasses.replace(CONFIG, pattern=(CONFIG.pattern * 3)[:period], ffn=(CONFIG.ffn * 3)[:period])
+# Five layers as two repeats of two and a remainder of one, and all of them as the remainder of a pattern of six.
+PERIODS = {"scanned": 2, "unrolled": 6}
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 def layer_of(params, period: int, layer: int):
@@ -50,7 +46,7 @@ def forwards(batch):
     """Of each expression of the same layers: the initial parameters, hidden states, keys and values, new buffers."""
     found = {}
     for name, period in PERIODS.items():
-        config = expressed(period)
+        config = dataclasses.replace(CONFIG, pattern=(CONFIG.pattern * 3)[:period], ffn=(CONFIG.ffn * 3)[:period])
         graph, params, buffers = split(create(config, VOCAB, seed=0))
 
         @jax.jit
@@ -62,58 +58,54 @@ def forwards(batch):
     return found
 
 
-@pytest.mark.parametrize("name", ["once", "unrolled"])
-def test_every_layer_starts_with_the_same_values_however_it_is_run(forwards, name):
+def test_every_layer_starts_with_the_same_values_however_it_is_run(forwards):
     for layer in range(LAYERS):
-        expected = layer_of(forwards["scanned"][0], PERIODS["scanned"], layer)
-        jax.tree.map(np.testing.assert_array_equal, layer_of(forwards[name][0], PERIODS[name], layer), expected)
+        scanned, unrolled = (layer_of(forwards[name][0], PERIODS[name], layer) for name in PERIODS)
+        jax.tree.map(np.testing.assert_array_equal, scanned, unrolled)
 
 
-@pytest.mark.parametrize("name", ["once", "unrolled"])
-def test_scanned_layers_give_what_unrolled_layers_give(forwards, name):
-    _, hidden, keys_values, _ = forwards["scanned"]
-    np.testing.assert_allclose(forwards[name][1], hidden, atol=1e-5)
-    assert len(keys_values) == CONFIG.mixers.count("local") == len(forwards[name][2])
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), forwards[name][2], keys_values)
+def test_scanned_layers_give_what_unrolled_layers_give(forwards):
+    (_, hidden, keys_values, _), (_, *unrolled, _) = forwards.values()
+    np.testing.assert_allclose(unrolled[0], hidden, atol=1e-5)
+    assert len(keys_values) == CONFIG.mixers.count("local") == len(unrolled[1])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), unrolled[1], keys_values)
 
 
-@pytest.mark.parametrize("name", ["once", "unrolled"])
-def test_the_balancing_bias_of_each_router_goes_back_to_its_own_layer(forwards, name):
-    biases = []
-    for layer in (0, 2, 4):
-        bias = layer_of(forwards["scanned"][3], PERIODS["scanned"], layer)["ffn"]["bias"]
-        np.testing.assert_array_equal(layer_of(forwards[name][3], PERIODS[name], layer)["ffn"]["bias"], bias)
-        assert set(np.abs(bias).tolist()) <= {0.0, np.float32(0.1)}
-        biases.append(bias.tolist())
-    assert len({tuple(bias) for bias in biases}) > 1  # the routers differ, so mixing them up would show
+def test_the_balancing_bias_of_each_router_goes_back_to_its_own_layer(forwards):
+    routers = [layer for layer, ffn in enumerate(CONFIG.feed_forwards) if ffn == "moe"]
+    scanned, unrolled = (
+        [layer_of(forwards[name][3], period, layer)["ffn"]["bias"].tolist() for layer in routers]
+        for name, period in PERIODS.items()
+    )
+    assert scanned == unrolled
+    assert {abs(bias) for layer in scanned for bias in layer} <= {0.0, np.float32(CONFIG.moe.bias_rate)}
+    assert len({tuple(bias) for bias in scanned}) == len(routers)  # they differ, so mixing them up would show
 
 
-@pytest.mark.parametrize("seed", [1])
-def test_rematerialisation_changes_neither_loss_nor_gradient(batch, seed):
-    config = dataclasses.replace(CONFIG, num_layers=3)
-    results = {}
-    for remat in ("none", "block", "dots"):
-        graph, params, buffers = random_states(dataclasses.replace(config, remat=remat), VOCAB, seed)
-        total = lambda p, g=graph, b=buffers: next_token.loss(join(g, p, b), batch, jax.random.key(0)).total  # noqa: E731
-        results[remat] = jax.jit(jax.value_and_grad(total))(params)
-    assert max(np.abs(g).max() for g in jax.tree.leaves(results["none"][1])) > 0.1
-    for remat in ("block", "dots"):
-        np.testing.assert_allclose(results[remat][0], results["none"][0], rtol=1e-6)
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), results[remat][1], results["none"][1])
+REMATERIALISED = ("none", "dots", "block")
 
 
-def test_blocks_are_recomputed_in_the_backward_pass_only_where_asked_for(batch):
-    """The gradient's program holds each block's matrix products once more under `block`."""
-    products = {}
-    for remat in ("none", "dots", "block"):
-        config = dataclasses.replace(CONFIG, num_layers=1, remat=remat)
+@pytest.fixture(scope="module")
+def gradients(batch):
+    """Of each policy: params -> (loss, gradient), and the parameters."""
+    found = {}
+    for remat in REMATERIALISED:
+        sections = {"pattern": ("local",), "ffn": ("moe",), "recurrent": None, "dense": None}
+        config = dataclasses.replace(CONFIG, num_layers=2, remat=remat, **sections)
         graph, params, buffers = random_states(config, VOCAB)
-        total = lambda p, g=graph, b=buffers: next_token.loss(join(g, p, b), batch, jax.random.key(0)).total  # noqa: E731
-        products[remat] = str(jax.make_jaxpr(jax.grad(total))(params)).count("dot_general")
-    assert products["none"] < products["block"]
-    assert products["dots"] < products["block"]
+        hidden = lambda p, g=graph, b=buffers: join(g, p, b)(batch).hidden_BTD  # noqa: E731
+        found[remat] = jax.value_and_grad(lambda p, hidden=hidden: (hidden(p) ** 3).mean()), params
+    return found
 
 
-def test_random_like_is_what_the_tests_say_it_is():
-    tree = random_like({"a": np.zeros((50, 40))}, std=0.5)
-    np.testing.assert_allclose(tree["a"].std(), 0.5, rtol=0.1)
+def test_rematerialisation_changes_neither_loss_nor_gradient(gradients):
+    losses, slopes = zip(*(jax.jit(gradients[remat][0])(gradients[remat][1]) for remat in REMATERIALISED), strict=True)
+    assert max(np.abs(g).max() for g in jax.tree.leaves(slopes[0])) > 0.1
+    for loss, slope in zip(losses[1:], slopes[1:], strict=True):
+        np.testing.assert_allclose(loss, losses[0], rtol=1e-5)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), slope, slopes[0])
+
+
+def test_block_recomputes_every_matrix_product_in_the_backward_pass_and_dots_keeps_them(gradients):
+    none, dots, block = (str(jax.make_jaxpr(f)(p)).count("dot_general") for f, p in map(gradients.get, REMATERIALISED))
+    assert none <= dots < block

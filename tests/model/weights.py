@@ -1,6 +1,7 @@
 """Models with random weights everywhere, also where initialisation gives zeros, and without compiling initialisers."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from model.config import ModelConfig
@@ -16,4 +17,4 @@ def random_states(config: ModelConfig, vocab_size: int, seed: int = 0, std: floa
 def random_like(tree, seed: int = 0, std: float = 0.2):
     """Normal numbers in the shapes of `tree`."""
     rng = np.random.default_rng(seed)
-    return jax.tree.map(lambda leaf: (std * rng.normal(size=leaf.shape)).astype(np.float32), tree)
+    return jax.tree.map(lambda leaf: jnp.asarray(std * rng.normal(size=leaf.shape), jnp.float32), tree)

@@ -62,14 +62,22 @@ def test_a_phase_starts_from_the_averaged_weights_of_the_one_it_names(finished):
 def test_finished_phases_are_skipped_even_if_other_sections_and_logging_changed(finished):
     workdir, results = finished
     config = tiny.config(**QUICK, **{"train/log_every": 1, "train/keep": 5, "mesh/data": 2})
+    config.evaluate = {"text": {"source": "text"}}
     assert run(config, workdir, build=never) == results
     assert run(config, workdir, only="pretrain", build=never) == {"pretrain": results["pretrain"]}
+
+
+def test_a_default_may_be_spelled_later_or_left_out_again(finished):
+    workdir, results = finished
+    config = tiny.config(**QUICK)
+    config.phases.pretrain.optimizer.update({"b1": 0.9, "clip_norm": 1, "freeze": []})
+    assert run(config, workdir, build=never) == results
 
 
 def test_another_config_in_the_same_folder_is_refused_naming_the_field(finished):
     workdir, _ = finished
     config = tiny.config(**QUICK, **{"phases/pretrain/optimizer/b1": 0.8, "models/tiny/width": 5})
-    with pytest.raises(ValueError, match=r"b1: 'absent' in the checkpoint, 0.8 now") as error:
+    with pytest.raises(ValueError, match=r"b1: 0.9 in the checkpoint, 0.8 now") as error:
         run(config, workdir, build=never)
     assert "models.tiny.width: 4 in the checkpoint, 5 now" in str(error.value)
 

@@ -22,16 +22,17 @@ STEPS = 40
 # `python -m train` with the doubles in place of the model and the data; slow steps leave time to be killed in.
 PROGRAM = """
 import dataclasses, time
-from absl import app
 import train.__main__ as program
+from configs import command
 from tests.train import tiny
+from train.sections import completed
 
 def build(config, name, teacher):
     phase = tiny.build(config, name, teacher)
     return dataclasses.replace(phase, flops=lambda batch: (time.sleep(0.05), (1.0, 1.0))[1])
 
-program.build_phase = build
-app.run(program.main)
+program.build_phase, program.check = build, lambda config: None
+command.run(program.main, completed)
 """
 
 

@@ -37,7 +37,8 @@ def loss(model: Model, batch: Any, key: jax.Array, *, teacher: Model, options: O
     temperature = options.temperature
 
     def terms(hidden_ND, taught_ND, target_N):
-        logits_NV, taught_NV = model.token_logits(hidden_ND), teacher.token_logits(taught_ND)
+        logits_NV = model.token_logits(hidden_ND)
+        taught_NV = jax.lax.stop_gradient(teacher.token_logits(taught_ND))
         nll_N = -jnp.take_along_axis(jax.nn.log_softmax(logits_NV), target_N[:, None], axis=-1)[:, 0]
         log_p_NV = jax.nn.log_softmax(taught_NV / temperature)
         kl_N = jnp.sum(jnp.exp(log_p_NV) * (log_p_NV - jax.nn.log_softmax(logits_NV / temperature)), axis=-1)

@@ -42,7 +42,7 @@ def demonstrate(env: Tabletop, seed: int, noise: float = 0.0) -> Demonstration:
         episode.images.append(observation["image"])
         episode.proprio.append(observation["proprio"])
         episode.actions.append(action)
-        episode.points.append(env.points())
+        episode.points.append(env.grounded())
         push[:-1] = MEMORY * push[:-1] + np.sqrt(1 - MEMORY**2) * rng.normal(0, level, env.num_joints)
         _, episode.success = env.step(action + push, render=False)
         observation = env.observe()

@@ -128,9 +128,13 @@ class Tabletop:
         return {"image": picture, "proprio": self.proprio()}
 
     def points(self) -> list[points.Point]:
-        """Where the objects and zones are in the last picture drawn; the instruction points at what it says to move."""
-        named = points.points(self.layout, self.state().objects, *self._painter.pixels_in_sight(self._shown))
-        if self.task == "sort":  # moves every object
+        """Where the objects and zones are in the last picture drawn."""
+        return points.points(self.layout, self.state().objects, *self._painter.pixels_in_sight(self._shown))
+
+    def grounded(self) -> list[points.Point]:
+        """The points, and the whole instruction pointing at the object it says to move; `sort` moves every object."""
+        named = self.points()
+        if self.task == "sort":
             return named
         target = self.layout.objects[self.goal.target].name
         return named + [point | {"label": self.instruction} for point in named if point["label"] == target]

@@ -169,3 +169,15 @@ def test_one_compiled_model_serves_every_layout():
     sizes = [tuple(model.geom(f"object{i}").size) for i in range(len(env.layout.objects))]
     assert len(sizes) >= 2
     assert isinstance(model, mujoco.MjModel)
+
+
+@pytest.mark.parametrize("task", ["reach", "push", "lift", "stack"])
+def test_the_instruction_points_at_the_object_it_says_to_move(task):
+    env = Tabletop("arm6", task)
+    for seed in range(5):
+        env.scene(seed)
+        target = env.layout.objects[env.goal.target].name
+        assert target.split()[0] in env.instruction
+        named = {point["label"]: point["point"] for point in env.grounded()}
+        assert named.get(env.instruction) == named.get(target)
+        assert set(named) - {env.instruction} == {point["label"] for point in env.points()}
