@@ -57,12 +57,12 @@ def sources() -> dict:
     }
     for arm in ARMS:
         episodes = {"kind": "episodes", "root": f"{RUN}/data/{arm}", "embodiment": arm, "num_slots": NUM_PATCHES}
-        episodes |= {"chunk": CHUNK, "holdout": 0.02}
+        episodes |= {"chunk": CHUNK, "holdout": 0.02, "plan": "annotation.plan", "plan_length": 4}
+        episodes |= {"plan_bins": NUM_CODES, "token_weight": 2.0}
         found[f"{arm}_tokens"] = episodes | {
             "continuous": False,
             "token_steps": (CHUNK // 2 - 1,),
             "num_bins": NUM_CODES,
-            "token_weight": 2.0,
         }
         found[f"{arm}_chunks"] = episodes
         found[f"{arm}_pointing"] = pointing(arm, stride=6)
@@ -104,8 +104,8 @@ def policy() -> dict:
 
 def mixture() -> dict:
     """Shares of slots: text, pointing in stills and in episodes, and what the arms did."""
-    arms = {f"{arm}_pointing": 0.2 / len(ARMS) for arm in ARMS} | {f"{arm}_tokens": 0.25 / len(ARMS) for arm in ARMS}
-    return {"text": 0.3, "pointing": 0.25} | arms
+    arms = {f"{arm}_pointing": 0.2 / len(ARMS) for arm in ARMS} | {f"{arm}_tokens": 0.2 / len(ARMS) for arm in ARMS}
+    return {"text": 0.2, "pointing": 0.4} | arms
 
 
 def packed_rows(batch_size: int) -> dict:
@@ -119,8 +119,8 @@ def pretrain() -> dict:
         "objective": "next_token",
         "model": "teacher",
         "mixture": mixture(),
-        "pipeline": packed_rows(4),
-        "steps": 1600,
+        "pipeline": packed_rows(8),
+        "steps": 1000,
         "optimizer": {
             "kind": "muon",
             "learning_rate": 3e-3,
@@ -137,8 +137,8 @@ def distil() -> dict:
         "objective": "distill",
         "model": "student",
         "mixture": mixture(),
-        "pipeline": packed_rows(4),
-        "steps": 600,
+        "pipeline": packed_rows(8),
+        "steps": 500,
         "init": "phase:pretrain",
         "teacher": "pretrain",
         "optimizer": {
@@ -153,13 +153,14 @@ def distil() -> dict:
 
 
 def specialise() -> dict:
-    """One example a row: the expert attends to nothing but its own observation."""
+    """The action expert alone learns, one example a row; the backbone goes on seeing and planning as it was
+    distilled."""
     image = {"images": 1, "image_size": (IMAGE, IMAGE), "vectors": 1, "width": WIDTH, "chunk": CHUNK}
     return {
         "objective": "flow",
         "model": "policy",
         "mixture": {f"{arm}_chunks": 1.0 for arm in ARMS},
-        "pipeline": {"batch_size": 64, "slots": 32, **image},
+        "pipeline": {"batch_size": 64, "slots": 38, **image},
         "steps": 1500,
         "init": "phase:distil",
         "options": {"samples": 2},
@@ -170,5 +171,6 @@ def specialise() -> dict:
             "final": 0.05,
             "b2": 0.99,
             "weight_decay": 0.01,
+            "freeze": ("^(tokens|image|stack|norm)/",),
         },
     }

@@ -1,8 +1,9 @@
 """Robot episodes as documents: what the robot sees, is told and feels, then the actions that follow.
 
-`<bos> [images] instruction <proprioception> <action>`, then the actions as a continuous chunk predicted from the
-`<action>` slot, as code tokens, or both. `observation_document` alone builds the part before the actions, so training,
-evaluation and serving show the model the same thing.
+`<bos> [images] instruction (<point> plan) <proprioception> <action>`, then the actions as a continuous chunk predicted
+from the `<action>` slot, as code tokens, or both. A plan names the points that matter before anything is done about
+them, as in the reasoning-enhanced variant of Gemini Robotics (arXiv 2503.20020). `observation_document` alone builds
+the part before the actions, so training, evaluation and serving show the model the same thing.
 """
 
 from __future__ import annotations
@@ -57,8 +58,12 @@ class EpisodeFormat:
     bins: Bins | None = None  # for the tokens, over transformed actions
     token_weight: float = 1.0
     stride: int = 1  # every stride-th frame of an episode becomes a document
+    plan: str | None = None  # feature with points y, x, ... in 0..1000 that the model names before it acts
+    plan_bins: Bins | None = None
 
     def __post_init__(self):
+        if (self.plan is None) != (self.plan_bins is None):
+            raise ValueError("episode format: plan and plan_bins go together; give both or neither")
         if self.chunk_length < 1 or self.stride < 1 or self.num_slots < 1:
             raise ValueError(f"{self}: chunk_length, stride and num_slots must be at least 1")
         if not self.continuous and not self.token_steps:
@@ -69,19 +74,38 @@ class EpisodeFormat:
             raise ValueError(f"episode format: token_steps {self.token_steps} lie outside 0..{self.chunk_length - 1}")
 
 
-def observation_document(sample: Sample, *, vocabulary: PromptVocabulary, embodiment: int, num_slots: int) -> Document:
+def observation_document(
+    sample: Sample,
+    *,
+    vocabulary: PromptVocabulary,
+    embodiment: int,
+    num_slots: int,
+    plan_bins: Bins | None = None,
+    plan_weight: float = 0.0,
+) -> Document:
     """The part of a document before the actions; the last slot, `<action>`, is where they are predicted from.
 
-    sample: `images` (tuple of uint8[H,W,3]), `instruction` and `proprio` (float32[a]), already transformed. Nothing in
-    it is a target.
+    sample: `images` (tuple of uint8[H,W,3]), `instruction` and `proprio` (float32[a]), already transformed; with
+    `plan_bins` also `plan`, the points y, x, ... named before acting, the only targets in it.
     """
+    plan: Document = ()
+    if plan_bins is not None:
+        codes = place_tokens(sample["plan"], plan_weight, plan_bins, vocabulary)
+        plan = (_prompt([vocabulary.piece_id("<point>")]), codes)
     return (
         _prompt([vocabulary.bos_id]),
         *(Image(pixels, num_slots) for pixels in sample["images"]),
         _prompt(words_of(sample["instruction"], vocabulary)),
+        *plan,
         Vector(sample["proprio"], embodiment),
         _prompt([vocabulary.piece_id("<action>")]),
     )
+
+
+def place_tokens(place: Sequence[float], weight: float, bins: Bins, vocabulary: PromptVocabulary) -> Tokens:
+    """y, then x, of each point as code tokens."""
+    ids = [vocabulary.code_id(int(k)) for k in bins.encode(np.asarray(place))]
+    return Tokens(np.array(ids, np.int32), np.full(len(ids), weight, np.float32), "point")
 
 
 def words_of(text: str, vocabulary: PromptVocabulary) -> list[int]:
@@ -197,7 +221,8 @@ class EpisodeSource:
         tasks = self.dataset.column("task_index")[self.dataset.starts[self.episode_of] + self.step_of, 0]
         text = {task: len(words_of(self.dataset.tasks.get(task, ""), self.vocabulary)) for task in np.unique(tasks)}
         images = len(self.form.cameras)
-        fixed = 3 + images * self.form.num_slots + len(self.form.token_steps) * self.embodiment.action_width
+        plan = 1 + self.dataset.column(self.form.plan).shape[-1] if self.form.plan else 0
+        fixed = 3 + plan + images * self.form.num_slots + len(self.form.token_steps) * self.embodiment.action_width
         slots = fixed + np.array([text[task] for task in tasks], np.int32).reshape(-1)
         return np.stack([slots, np.full_like(slots, images), np.ones_like(slots)], axis=1)
 
@@ -206,7 +231,12 @@ class EpisodeSource:
         ahead, valid_C = chunk_rows(step, self.dataset.episode_lengths[episode], self.form.chunk_length)
         sample = self.transform(self._sample(episode, step, ahead))
         document = observation_document(
-            sample, vocabulary=self.vocabulary, embodiment=self.embodiment.index, num_slots=self.form.num_slots
+            sample,
+            vocabulary=self.vocabulary,
+            embodiment=self.embodiment.index,
+            num_slots=self.form.num_slots,
+            plan_bins=self.form.plan_bins,
+            plan_weight=self.form.token_weight,
         )
         actions_CA = sample["actions"]
         if self.form.continuous:
@@ -227,7 +257,11 @@ class EpisodeSource:
             )
         frame = dataset.frame(episode, step, self.form.cameras)
         instruction = dataset.frame_task(episode, step)
-        return {"images": tuple(frame.values()), "instruction": instruction, "proprio": proprio, "actions": actions_CA}
+        sample = {"images": tuple(frame.values()), "instruction": instruction, "proprio": proprio}
+        sample["actions"] = actions_CA
+        if self.form.plan is not None:
+            sample["plan"] = dataset.column(self.form.plan)[start + step]
+        return sample
 
 
 def every_frame(dataset: LeRobotDataset, stride: int, episodes: Sequence[int] | None) -> tuple[np.ndarray, np.ndarray]:

@@ -8,12 +8,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from data.elements import CorruptRecord, Document, Image, Tokens
-from data.episodes import PromptVocabulary, every_frame, words_of
+from data.episodes import PromptVocabulary, every_frame, place_tokens, words_of
 from data.lerobot import LeRobotDataset
 from data.transforms import Bins
 
 SCALE = 1000  # points are [y, x] in thousandths of the image's height and width
-Point = tuple[str, tuple[float, float]]
+Place = tuple[float, ...]  # y, x of one point, or of each point of a trajectory
+Point = tuple[str, Place]
 
 
 def pointing_prompt(pixels: np.ndarray, *, vocabulary: PromptVocabulary, num_slots: int) -> Document:
@@ -27,22 +28,17 @@ def name_tokens(label: str, vocabulary: PromptVocabulary) -> Tokens:
     return Tokens(np.array(ids, np.int32), np.zeros(len(ids), np.float32))
 
 
-def point_tokens(point: tuple[float, float], weight: float, bins: Bins, vocabulary: PromptVocabulary) -> Tokens:
-    """y, then x, as code tokens."""
-    codes = bins.encode(np.array(point))
-    ids = [vocabulary.code_id(int(k)) for k in codes]
-    return Tokens(np.array(ids, np.int32), np.full(2, weight, np.float32), "point")
-
-
 def point_of_tokens(ids: Sequence[int], bins: Bins, vocabulary: PromptVocabulary) -> np.ndarray:
-    """float32[2] of [y, x] in 0..1000, the inverse of `point_tokens`. Raises ValueError for ids that are no codes."""
+    """float32[2 n] of y, x, ... in 0..1000, the inverse of `point_tokens`. Raises ValueError for ids that are no
+    codes."""
     return bins.decode(np.array([vocabulary.code_of(int(i)) for i in ids]))
 
 
 class PointingSource:
     """One document for every `stride`-th frame that has annotated points, with at most `num_points` of them.
 
-    `feature` is a string column: a JSON list of {"label": name, "point": [y, x]} with y and x in 0..1000. Which points
+    `feature` is a string column: a JSON list of {"label": name, "point": [y, x]} or {"label": name, "trajectory":
+    [[y, x], ...]} with y and x in 0..1000. Which points
     are asked for, and in which order, is a function of (seed, index). Raises CorruptRecord for an annotation or an
     image that cannot be read.
     """
@@ -89,13 +85,14 @@ class PointingSource:
         costs = np.zeros((len(self), 3), np.int32)
         for index in range(len(self)):
             try:
-                labels = [label for label, _ in self.points(index)]
+                points = self.points(index)
             except CorruptRecord:
-                labels = []
-            for label in labels:
+                points = []
+            for label, _ in points:
                 if label not in lengths:
                     lengths[label] = len(words_of(label, self.vocabulary))
-            costs[index] = (1 + self.num_slots + sum(lengths[label] + 3 for label in labels), 1, 0)
+            named = sum(lengths[label] + 1 + len(place) for label, place in points)
+            costs[index] = (1 + self.num_slots + named, 1, 0)
         return costs
 
     def points(self, index: int) -> list[Point]:
@@ -103,11 +100,11 @@ class PointingSource:
         episode, step = int(self.episode_of[index]), int(self.step_of[index])
         text = self.annotations[self.dataset.starts[episode] + step]
         try:
-            found = [(str(entry["label"]), _checked(entry["point"])) for entry in json.loads(str(text))]
+            found = [(str(entry["label"]), _place(entry)) for entry in json.loads(str(text))]
         except (ValueError, TypeError, KeyError) as error:
             raise CorruptRecord(
                 f"{self.dataset.describe(episode, step)}: annotated points cannot be read ({error!r}); expected a JSON "
-                'list of {"label": name, "point": [y, x]} with coordinates in 0..1000'
+                'list of {"label": name, "point": [y, x]} or "trajectory": [[y, x], ...] with coordinates in 0..1000'
             ) from None
         order = np.random.default_rng((self.seed, index)).permutation(len(found))[: self.num_points]
         return [found[i] for i in order]
@@ -120,13 +117,15 @@ class PointingSource:
         for label, point in points:
             document += (
                 name_tokens(label, self.vocabulary),
-                point_tokens(point, self.weight, self.bins, self.vocabulary),
+                place_tokens(point, self.weight, self.bins, self.vocabulary),
             )
         return document
 
 
-def _checked(point: Sequence[float]) -> tuple[float, float]:
-    y, x = point
-    if not (0 <= y <= SCALE and 0 <= x <= SCALE):
-        raise ValueError(f"point {point} lies outside 0..{SCALE}")
-    return y, x
+def _place(entry: dict) -> Place:
+    """The point or trajectory of one entry."""
+    pairs = entry["trajectory"] if "trajectory" in entry else [entry["point"]]
+    place = tuple(coordinate for y, x in pairs for coordinate in (y, x))
+    if not place or not all(0 <= coordinate <= SCALE for coordinate in place):
+        raise ValueError(f"point {place} lies outside 0..{SCALE}")
+    return place

@@ -15,7 +15,7 @@ from data.episodes import (
     refuse_other_widths,
 )
 from data.lerobot import LeRobotDataset
-from data.pointing import PointingSource
+from data.pointing import SCALE, PointingSource
 from data.statistics import Statistics
 from data.transforms import Bins, Compose, Normalise, RelativeActions, ResizeImage, Transform
 
@@ -75,10 +75,15 @@ class EpisodesConfig:
     num_bins: int = 256  # of token actions, over normalised actions in [-3, 3]
     token_weight: float = 1.0  # of an action token in the loss
     stride: int = 1  # every so many frames make a document
+    plan: str | None = None  # feature of points y, x, ... in 0..1000 that the model names before it acts
+    plan_length: int = 0  # numbers in a plan
+    plan_bins: int = 0  # codes that each of them is one of
     holdout: float = 0.0
 
     def __post_init__(self):
         _at_least(self, num_slots=1, chunk=1, stride=1)
+        if (self.plan is None) != (self.plan_length == 0) or (self.plan is None) != (self.plan_bins == 0):
+            raise ValueError(f"plan is {self.plan!r}; plan_length and plan_bins go with it: set all three or none")
         _share(self, "holdout")
         if self.resize is not None and min(self.resize) < 1:
             raise ValueError(f"resize is {self.resize}; it must be a height and a width in pixels, or None")
@@ -96,12 +101,17 @@ class EpisodesConfig:
             bins=Bins(self.num_bins, -3.0, 3.0) if self.token_steps else None,
             token_weight=self.token_weight,
             stride=self.stride,
+            plan=self.plan,
+            plan_bins=Bins(self.plan_bins, 0, SCALE) if self.plan else None,
         )
 
     def build(
         self, embodiment: Embodiment, transform: Transform, vocabulary: PromptVocabulary, split: Split = "train"
     ) -> EpisodeSource:
         dataset = _open(self.root)
+        if self.plan is not None and dataset.column(self.plan).shape[-1] != self.plan_length:
+            found = dataset.column(self.plan).shape[-1]
+            raise ValueError(f"plan_length is {self.plan_length}, {self.plan!r} of {self.root} has {found}; correct it")
         episodes = _episodes(dataset, self.holdout, split)
         return EpisodeSource(dataset, embodiment, vocabulary, transform, self.form(), episodes)
 

@@ -3,9 +3,9 @@
     python -m eval.record --out data/demos --task reach push --arm arm5 arm6 --episodes 100 --noise 0.02 --scenes 1000
 
 Episodes of `--arm A` go to OUT/A with the features `observation.images.front`, `observation.state`, `action` (what the
-expert meant to do, without the disturbance) and `annotation.points`. Stills go to OUT/scenes with picture and points,
-all sentences to OUT/instructions.txt. What is recorded depends on the seed and not on the number of processes; seeds
-of evaluation episodes are refused.
+expert meant to do, without the disturbance), `annotation.points` and `annotation.plan` (what to move, and where to).
+Stills go to OUT/scenes with picture and points, all sentences to OUT/instructions.txt. What is recorded depends on the
+seed and not on the number of processes; seeds of evaluation episodes are refused.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from data.lerobot import LeRobotDataset, LeRobotWriter, encode_png
 from eval.envs.tabletop import ARMS, CONTROL_HZ, EVALUATION_SEED, TASKS, Tabletop, demonstrate
 
-IMAGE, STATE, ACTION, POINTS = "observation.images.front", "observation.state", "action", "annotation.points"
+IMAGE, STATE, ACTION = "observation.images.front", "observation.state", "action"
+POINTS, PLAN = "annotation.points", "annotation.plan"
 MAX_TRIES = 4  # attempts for each episode asked for
 SCENES_PER_EPISODE = 50  # stills are stored as episodes of this many frames
 SCENE_TASK = "point at the objects and the zones"
@@ -89,7 +90,8 @@ def features(arm: str | None) -> dict[str, dict[str, Any]]:
         return shared
     columns = {STATE: ARMS[arm].proprio_names, ACTION: ARMS[arm].action_names}
     vectors = {key: {"dtype": "float32", "shape": [len(n)], "names": list(n)} for key, n in columns.items()}
-    return {IMAGE: shared[IMAGE], **vectors, POINTS: shared[POINTS]}
+    plan = {"dtype": "float32", "shape": [4], "names": ["from_y", "from_x", "to_y", "to_x"]}
+    return {IMAGE: shared[IMAGE], **vectors, POINTS: shared[POINTS], PLAN: plan}
 
 
 def record(
@@ -222,6 +224,7 @@ def _make(job: Job) -> Made:
         STATE: episode.proprio,
         ACTION: episode.actions,
         POINTS: [json.dumps(points) for points in episode.points],
+        PLAN: episode.plans,
     }
     return episode.instruction, columns, episode.success
 

@@ -59,7 +59,8 @@ def work_of(batch, config: ModelConfig, flow_samples: int = 1) -> Work:
 
 def forward_flops(config: ModelConfig, vocab_size: int, work: Work) -> dict[str, float]:
     """Forward FLOPs of one batch by part; `attention` holds the pair products, everything else is linear in tokens."""
-    D, parts = config.model_dim, dict.fromkeys(("mixer", "attention", "ffn", "head", "embed", "action"), 0.0)
+    D = config.model_dim
+    parts: dict[str, float] = dict.fromkeys(("mixer", "attention", "ffn", "head", "embed", "action"), 0.0)
     for mixer, ffn in zip(config.mixers, config.feed_forwards, strict=True):
         parts["mixer"] += work.tokens * _mixer_flops(config, mixer)
         parts["ffn"] += work.tokens * _ffn_flops(config, ffn)

@@ -16,7 +16,7 @@ from data.config import PipelineConfig
 from data.elements import Chunk, Document
 from data.episodes import observation_document
 from data.layout import collate, cost_of, lay_out
-from data.robots import EmbodimentConfig
+from data.robots import EmbodimentConfig, EpisodesConfig
 from data.transforms import Sample, Transform
 from serving.model import LoadedModel
 from train.checkpoint import Checkpoint
@@ -52,9 +52,14 @@ class Policy:
         }
         self.transforms = {name: Transform.from_dict(record) for name, record in checkpoint.transforms.items()}
         pipeline = parse(PipelineConfig, self._model.phase["pipeline"], "pipeline")
-        episodes = [s for s in checkpoint.config["sources"].values() if "embodiment" in s]
-        self._num_images = {s["embodiment"]: len(s.get("cameras", "1")) for s in episodes}
-        images = max(self._num_images.values(), default=1)
+        mixed = {name: checkpoint.config["sources"][name] for name in self._model.phase["mixture"]}
+        sources = [parse(EpisodesConfig, s, f"sources.{name}") for name, s in mixed.items() if "embodiment" in s]
+        self._sources = {source.embodiment: source for source in sources}
+        lengths = {source.plan_length for source in sources}
+        if len(lengths) > 1:
+            raise ValueError(f"plan_length differs among the sources of {checkpoint.path}: {lengths}; make them equal")
+        self._plan_length = max(lengths, default=0)
+        images = max((len(source.cameras) for source in sources), default=1)
         self._shape = dataclasses.replace(pipeline.row_shape(self._model.vocabulary), images=images, vectors=1)
         self._batch_size, self._key = batch_size, jax.random.key(seed)
         self._chunks = jax.jit(self._sample)
@@ -90,16 +95,16 @@ class Policy:
 
     def _prepare(self, observation: Observation) -> Sample:
         name = observation.embodiment
-        if name not in self.transforms:
-            raise ValueError(f"embodiment is {name!r}; this checkpoint knows {', '.join(self.transforms)}")
-        if len(observation.images) != self._num_images[name]:
-            raise ValueError(f"images are {len(observation.images)}; {name} was trained with {self._num_images[name]}")
+        if name not in self._sources:
+            raise ValueError(f"embodiment is {name!r}; this checkpoint knows {', '.join(self._sources)}")
+        cameras = self._sources[name].cameras
+        if len(observation.images) != len(cameras):
+            raise ValueError(f"images are {len(observation.images)}; {name} was trained with {len(cameras)}: {cameras}")
         width, proprio = self.embodiments[name].proprio_width, np.asarray(observation.proprio, np.float32)
         if proprio.shape != (width,) or not np.isfinite(proprio).all():
             raise ValueError(f"proprio is {proprio}; {name} has {width} finite numbers")
-        return self.transforms[name](
-            {"images": observation.images, "instruction": observation.instruction, "proprio": proprio}
-        )
+        sample = {"images": observation.images, "instruction": observation.instruction, "proprio": proprio}
+        return self.transforms[name](sample | {"plan": np.zeros(self._plan_length)})
 
     def _document(self, sample: Sample, observation: Observation) -> Document:
         image = self._model.config.image
@@ -107,7 +112,11 @@ class Policy:
             raise ValueError("this checkpoint's model takes no images")
         robot = self.embodiments[observation.embodiment]
         document = observation_document(
-            sample, vocabulary=self._model.vocabulary, embodiment=robot.index, num_slots=image.num_patches
+            sample,
+            vocabulary=self._model.vocabulary,
+            embodiment=robot.index,
+            num_slots=image.num_patches,
+            plan_bins=self._sources[observation.embodiment].form().plan_bins,
         )
         slots = cost_of(document).slots
         if slots > self._shape.slots:
@@ -121,10 +130,22 @@ class Policy:
 
     def _sample(self, params: Any, buffers: Any, batch: Any, key: jax.Array) -> jax.Array:
         model, values = self._model.module(params, buffers), batch.values
-        output = model(batch, want_keys_values=True)
+        output = model(self._with_plan(model, batch), want_keys_values=True)
         if self._model.config.flow is None:
             slot_BK1 = jnp.maximum(values["action_slot"], 0)[..., None]
             return model.bins.predict(jnp.take_along_axis(output.hidden_BTD, slot_BK1, axis=1))[:, 0]
         noise_BKCA = jax.random.normal(key, values["action"].shape) * values["action_mask"]
         prefix = model.action_prefix(output, values["action_slot"])
         return model.flow.sample(noise_BKCA, values["embodiment"], prefix)[:, 0]
+
+    def _with_plan(self, model: Any, batch: Any) -> Any:
+        """The batch with the most likely plan in the slots before proprioception, one number after the other."""
+        rows_B = jnp.arange(batch.tokens.shape[0])
+        for step in range(self._plan_length):
+            slot_B = jnp.maximum(batch.values["action_slot"][:, 0] - 1 - self._plan_length + step, 1)
+            hidden_BD = model(batch).hidden_BTD[rows_B, slot_B - 1]
+            first = self._model.vocabulary.code_id(0)
+            bins = max(source.plan_bins for source in self._sources.values())
+            code_B = jnp.argmax(model.token_logits(hidden_BD)[:, first : first + bins], axis=-1)
+            batch = dataclasses.replace(batch, tokens=batch.tokens.at[rows_B, slot_B].set(first + code_B))
+        return batch

@@ -60,9 +60,10 @@ def completed(config: ConfigDict) -> ConfigDict:
     """A copy of `config` with every default spelled, those of each phase's objective included."""
     config = complete(Config, config)
     phases: Any = config.get("phases")
-    for phase in phases.values() if isinstance(phases, ConfigDict) else ():
+    all_phases: list[Any] = list(phases.values()) if isinstance(phases, ConfigDict) else []
+    for phase in all_phases:
         options: Any = phase.get("options") if isinstance(phase, ConfigDict) else None
-        module: Any = OBJECTIVES.get(phase.get("objective")) if isinstance(options, ConfigDict) else None
+        module: Any = OBJECTIVES.get(str(phase.get("objective"))) if isinstance(options, ConfigDict) else None
         if hasattr(module, "Options"):
             phase["options"] = complete(module.Options, options)
     return config

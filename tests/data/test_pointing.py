@@ -116,3 +116,17 @@ def test_settings_that_cannot_work_are_refused(dataset):
         source_of(dataset, num_bins=200)
     with pytest.raises(ValueError, match=r"no feature 'annotation\.boxes'"):
         source_of(dataset, feature="annotation.boxes")
+
+
+def test_a_trajectory_is_the_points_one_after_the_other(tmp_path):
+    features = {
+        "front": {"dtype": "image", "shape": [4, 6, 3], "names": None},
+        "annotation.points": {"dtype": "string", "shape": [1], "names": None},
+    }
+    entry = {"label": "push it", "trajectory": [[0, 1000], [500, 250]]}
+    with LeRobotWriter(tmp_path / "set", 5, features, "arm") as writer:
+        columns = {"front": [np.zeros((4, 6, 3), np.uint8)], "annotation.points": [json.dumps([entry])]}
+        writer.add_episode(columns, "push")
+    source = source_of(LeRobotDataset(tmp_path / "set"))
+    assert source[0][-1].ids.tolist() == [1000, 1099, 1050, 1025]
+    assert source.costs()[0].tolist() == [cost_of(source[0]).slots, 1, 0]

@@ -58,7 +58,8 @@ def test_stills_have_points_and_no_actions(recorded):
     assert "action" not in rows[0]
     points = [json.loads(row["annotation.points"]) for row in rows]
     assert np.mean([len(p) for p in points]) > 2
-    assert all(0 <= c <= 1000 for p in points for entry in p for c in entry["point"])
+    assert all(0 <= c <= 1000 for p in points for entry in p[:-1] for c in entry["point"])
+    assert all(0 <= c <= 1000 for p in points for point in p[-1]["trajectory"] for c in point)
 
 
 def test_what_is_recorded_does_not_depend_on_the_number_of_processes(tmp_path):

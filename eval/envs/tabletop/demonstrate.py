@@ -18,7 +18,9 @@ MEMORY = 0.8  # share of a disturbance that is still there one control step late
 
 @dataclasses.dataclass
 class Demonstration:
-    """An episode, one entry a step: image uint8[64,64,3], proprioception float32[n+4], action float32[n+1], points."""
+    """An episode, one entry a step: image uint8[64,64,3], proprioception float32[n+4], action float32[n+1], points,
+    plan
+    float32[4]."""
 
     instruction: str
     success: bool
@@ -26,6 +28,7 @@ class Demonstration:
     proprio: list[np.ndarray] = dataclasses.field(default_factory=list)
     actions: list[np.ndarray] = dataclasses.field(default_factory=list)
     points: list[list[Point]] = dataclasses.field(default_factory=list)
+    plans: list[np.ndarray] = dataclasses.field(default_factory=list)
 
 
 def demonstrate(env: Tabletop, seed: int, noise: float = 0.0) -> Demonstration:
@@ -43,6 +46,7 @@ def demonstrate(env: Tabletop, seed: int, noise: float = 0.0) -> Demonstration:
         episode.proprio.append(observation["proprio"])
         episode.actions.append(action)
         episode.points.append(env.grounded())
+        episode.plans.append(env.plan())
         push[:-1] = MEMORY * push[:-1] + np.sqrt(1 - MEMORY**2) * rng.normal(0, level, env.num_joints)
         _, episode.success = env.step(action + push, render=False)
         observation = env.observe()

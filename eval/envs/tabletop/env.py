@@ -10,7 +10,7 @@ import numpy as np
 from eval.envs.tabletop import expert, language, points
 from eval.envs.tabletop.arms import ARMS, FINGER_TRAVEL, opening_to_travel
 from eval.envs.tabletop.ik import Kinematics
-from eval.envs.tabletop.render import Painter
+from eval.envs.tabletop.render import CAMERA, Painter
 from eval.envs.tabletop.scene import build_model, place
 from eval.envs.tabletop.tasks import TASKS, State
 
@@ -70,8 +70,8 @@ class Tabletop:
         """A still of the task's objects with the arm anywhere over the table, and where things are in it."""
         rng = self._rng(seed, "scene")
         self.layout, self.goal = TASKS[self.task].sample(rng)
-        self.instruction = language.instruction(rng, self.wording, self.task, self.layout, self.goal)
         self._set_up(rng.uniform(SCENE_LOW, SCENE_HIGH), opening=rng.uniform())
+        self.instruction = language.instruction(rng, self.wording, self.task, self.layout, self.goal)
         mujoco.mj_kinematics(self.model, self.data)
         return self.observe(), self.points()
 
@@ -131,13 +131,20 @@ class Tabletop:
         """Where the objects and zones are in the last picture drawn."""
         return points.points(self.layout, self.state().objects, *self._painter.pixels_in_sight(self._shown))
 
+    def plan(self) -> np.ndarray:
+        """Where the object to move is and where it is to go, as y, x, y, x in 0..1000 of the picture: float32[4].
+
+        Both are the same place for tasks without a destination; `sort` plans for the first object not yet in its zone.
+        """
+        state = self.state()
+        start, end = TASKS[self.task].plan(state, self.layout, self.goal)
+        image_22, _ = CAMERA.project(np.stack([start, end]))
+        return np.clip(1000 * image_22, 0, 1000).astype(np.float32).reshape(4)
+
     def grounded(self) -> list[points.Point]:
-        """The points, and the whole instruction pointing at the object it says to move; `sort` moves every object."""
-        named = self.points()
-        if self.task == "sort":
-            return named
-        target = self.layout.objects[self.goal.target].name
-        return named + [point | {"label": self.instruction} for point in named if point["label"] == target]
+        """The points, and the whole instruction with its plan as a trajectory of two points."""
+        pairs = self.plan().round().astype(int).reshape(2, 2).tolist()
+        return [*self.points(), {"label": self.instruction, "trajectory": pairs}]
 
     def _opening(self) -> float:
         return float(self.data.qpos[self._fingers].mean() / FINGER_TRAVEL)

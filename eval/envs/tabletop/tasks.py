@@ -43,10 +43,14 @@ Episode = tuple[Layout, Goal]
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """How episodes begin, what must hold for `dwell` control steps in a row, and how many steps a policy gets."""
+    """How episodes begin, what must hold for `dwell` control steps in a row, and how many steps a policy gets.
+
+    plan: float[3] each, where the object to move is and where it is to go.
+    """
 
     sample: Callable[[np.random.Generator], Episode]
     holds: Callable[[State, Layout, Goal], bool]
+    plan: Callable[[State, Layout, Goal], tuple[np.ndarray, np.ndarray]]
     dwell: int
     max_steps: int
 
@@ -170,10 +174,28 @@ def _sorted(state: State, layout: Layout, goal: Goal) -> bool:
     return all(_in_zone(state, layout, i, own_zone(layout, i)) for i in range(len(layout.objects)))
 
 
+def _plan_in_place(state: State, layout: Layout, goal: Goal) -> tuple[np.ndarray, np.ndarray]:
+    return state.objects[goal.target], state.objects[goal.target]
+
+
+def _plan_to_zone(state: State, layout: Layout, goal: Goal) -> tuple[np.ndarray, np.ndarray]:
+    return state.objects[goal.target], np.array([*layout.zones[goal.zone].xy, 0.0])
+
+
+def _plan_to_support(state: State, layout: Layout, goal: Goal) -> tuple[np.ndarray, np.ndarray]:
+    return state.objects[goal.target], state.objects[goal.support]
+
+
+def _plan_to_own_zone(state: State, layout: Layout, goal: Goal) -> tuple[np.ndarray, np.ndarray]:
+    outside = [i for i in range(len(layout.objects)) if not _in_zone(state, layout, i, own_zone(layout, i))]
+    first = (outside or [0])[0]
+    return state.objects[first], np.array([*own_zone(layout, first).xy, 0.0])
+
+
 TASKS = {
-    "reach": Task(_sample_objects(3, 4), _over, dwell=5, max_steps=50),
-    "push": Task(_sample_push, _pushed, dwell=3, max_steps=100),
-    "lift": Task(_sample_objects(2, 3), _lifted, dwell=5, max_steps=80),
-    "stack": Task(_sample_objects(3, 3), _stacked, dwell=5, max_steps=120),
-    "sort": Task(_sample_sort, _sorted, dwell=5, max_steps=250),
+    "reach": Task(_sample_objects(3, 4), _over, _plan_in_place, dwell=5, max_steps=50),
+    "push": Task(_sample_push, _pushed, _plan_to_zone, dwell=3, max_steps=100),
+    "lift": Task(_sample_objects(2, 3), _lifted, _plan_in_place, dwell=5, max_steps=80),
+    "stack": Task(_sample_objects(3, 3), _stacked, _plan_to_support, dwell=5, max_steps=120),
+    "sort": Task(_sample_sort, _sorted, _plan_to_own_zone, dwell=5, max_steps=250),
 }

@@ -171,13 +171,29 @@ def test_one_compiled_model_serves_every_layout():
     assert isinstance(model, mujoco.MjModel)
 
 
-@pytest.mark.parametrize("task", ["reach", "push", "lift", "stack"])
-def test_the_instruction_points_at_the_object_it_says_to_move(task):
+@pytest.mark.parametrize(("task", "end"), [("reach", None), ("push", "zone"), ("lift", None), ("stack", "support")])
+def test_the_plan_points_at_what_to_move_and_where_to(task, end):
     env = Tabletop("arm6", task)
     for seed in range(5):
         env.scene(seed)
         target = env.layout.objects[env.goal.target].name
-        assert target.split()[0] in env.instruction
-        named = {point["label"]: point["point"] for point in env.grounded()}
-        assert named.get(env.instruction) == named.get(target)
-        assert set(named) - {env.instruction} == {point["label"] for point in env.points()}
+        named = {entry["label"]: entry.get("point") for entry in env.points()}
+        goal = {
+            "zone": lambda: env.layout.zones[env.goal.zone],
+            "support": lambda: env.layout.objects[env.goal.support],
+        }
+        names = [target, goal[end]().name if end else target]
+        plan = env.plan().reshape(2, 2)
+        for name, point in zip(names, plan, strict=True):
+            if name in named:
+                np.testing.assert_allclose(point, named[name], atol=0.51)
+        assert env.grounded()[-1] == {"label": env.instruction, "trajectory": plan.round().astype(int).tolist()}
+
+
+def test_the_plan_of_sort_is_for_an_object_that_is_not_in_its_zone():
+    env = Tabletop("arm6", "sort")
+    env.reset(0)
+    first = env.layout.objects[0]
+    points = {entry["label"]: entry["point"] for entry in env.points()}
+    np.testing.assert_allclose(env.plan()[:2], points[first.name], atol=0.51)
+    np.testing.assert_allclose(env.plan()[2:], points[f"{first.colour} zone"], atol=0.51)
