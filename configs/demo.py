@@ -72,7 +72,14 @@ def sources() -> dict:
 def pointing(name: str, stride: int) -> dict:
     """What stands where in every `stride`-th picture; a weight of 3, as text has many more targets."""
     shape = {"num_slots": NUM_PATCHES, "num_points": 4, "num_bins": NUM_CODES}
-    return {"kind": "pointing", "root": f"{RUN}/data/{name}", "weight": 3.0, "stride": stride, "holdout": 0.02} | shape
+    return {
+        "kind": "pointing",
+        "root": f"{RUN}/data/{name}",
+        "weight": 3.0,
+        "name_weight": 1.5,
+        "stride": stride,
+        "holdout": 0.02,
+    } | shape
 
 
 def backbone() -> dict:

@@ -44,4 +44,4 @@ class Batch:
     values: dict[str, Array]
 
 
-KINDS = ("padding", "text", "image", "proprio", "action", "point")
+KINDS = ("padding", "text", "image", "proprio", "action", "point", "name")

@@ -126,6 +126,7 @@ class PointingConfig:
     kind: Literal["pointing"] = "pointing"
     camera: str = "observation.images.front"
     num_bins: int = 256
+    name_weight: float = 0.0  # of the names as targets: saying what is in the picture
     weight: float = 1.0
     stride: int = 1
     holdout: float = 0.0
@@ -145,6 +146,7 @@ class PointingConfig:
             num_bins=self.num_bins,
             seed=seed,
             weight=self.weight,
+            name_weight=self.name_weight,
             stride=self.stride,
             episodes=_episodes(dataset, self.holdout, split),
         )

@@ -11,7 +11,7 @@ from model.heads.tokens import blockwise
 from model.model import Model
 from train.objectives.loss import Loss, Ratio, with_router
 
-KINDS_WITH_TARGETS = {"text": 1, "action": 4, "point": 5}  # of data.batch.KINDS
+KINDS_WITH_TARGETS = {"text": 1, "action": 4, "point": 5, "name": 6}  # of data.batch.KINDS
 
 
 def loss(model: Model, batch: Any, key: jax.Array) -> Loss:
