@@ -121,6 +121,11 @@ def packed_rows(batch_size: int) -> dict:
     return {"batch_size": batch_size, "slots": 256, **image}
 
 
+def whole_model_optimizer() -> dict:
+    shape = {"warmup": 0.05, "final": 0.1, "b2": 0.98, "weight_decay": 0.05}
+    return {"kind": "muon", "learning_rate": 3e-3} | shape
+
+
 def pretrain() -> dict:
     return {
         "objective": "next_token",
@@ -128,14 +133,7 @@ def pretrain() -> dict:
         "mixture": mixture(),
         "pipeline": packed_rows(8),
         "steps": 1000,
-        "optimizer": {
-            "kind": "muon",
-            "learning_rate": 3e-3,
-            "warmup": 0.05,
-            "final": 0.1,
-            "b2": 0.98,
-            "weight_decay": 0.05,
-        },
+        "optimizer": whole_model_optimizer(),
     }
 
 
@@ -148,14 +146,7 @@ def distil() -> dict:
         "steps": 500,
         "init": "phase:pretrain",
         "teacher": "pretrain",
-        "optimizer": {
-            "kind": "muon",
-            "learning_rate": 3e-3,
-            "warmup": 0.05,
-            "final": 0.1,
-            "b2": 0.98,
-            "weight_decay": 0.05,
-        },
+        "optimizer": whole_model_optimizer(),
     }
 
 
