@@ -4,7 +4,7 @@
 DEMO_CONFIG   := configs/demo.py
 DEMO_WORKDIR  := runs/demo
 DEMO_DATA     := $(DEMO_WORKDIR)/data
-DEMO_RECORD   := python -m eval.record --out $(DEMO_DATA) --task reach push --episodes 400 --scenes 12000
+DEMO_RECORD   := python -m eval.record --out $(DEMO_DATA) --task reach push --episodes 200 650 --anywhere --hold 4 --noise 0 --scenes 20000
 DEMO_TRAIN    := python -m train --config $(DEMO_CONFIG) --workdir $(DEMO_WORKDIR)
 DEMO_EVAL     := python -m eval --config $(DEMO_CONFIG) --workdir $(DEMO_WORKDIR)
 DEMO_REPORT   := python -m eval.report $(DEMO_WORKDIR)

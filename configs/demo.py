@@ -2,9 +2,13 @@
 
     make demo    # recording, then `python -m train --config configs/demo.py`, evaluation, report
 
-Expect, in runs/demo/report.html: held-out text better than a trigram model (2.9 bits a byte), a student within 10 % of
-its teacher's text loss, and three arms that reach and push from pixels and instructions with one set of weights. The
-aim is 60 % success, and half of that or less with a shuffled instruction or a blank image; it is not reached yet.
+Expect, in runs/demo/report.html: 2.5 bits a byte on held-out text (a trigram model: 2.9), a student within 1 % of its
+teacher's text loss, and three arms that with one set of weights reach what they are told to in 96 % of unseen episodes
+and push it to its zone in 65 %; 29 % and 7 % with a shuffled instruction, next to none with a blank image.
+
+What the success hangs on: names as heavy targets (`name_weight`), or words bind to what is seen late or never; attention
+before the recurrent layer; a plan that reaches the action expert as numbers; demonstrations that start anywhere, go on
+after success and are free of noise.
 """
 
 from ml_collections import ConfigDict
@@ -15,7 +19,9 @@ SHAKESPEARE = "tests/assets/text/shakespeare.txt"
 ARMS = {"arm5": 5, "arm6": 6, "arm7": 7}  # joints
 IMAGE, PATCH = 64, 16
 NUM_PATCHES = (IMAGE // PATCH) ** 2
-CHUNK, WIDTH, NUM_CODES = 8, 11, 64
+CHUNK, NUM_CODES = 8, 64
+PLAN = 4  # numbers: where from, where to
+WIDTH = 7 + 4 + PLAN  # the longest vector: joints, gripper and fingertip, and the plan
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -44,7 +50,7 @@ def get_config(variant: str = "") -> ConfigDict:
             "student": "distil",
             "prompts": ("ROMEO:\n", "My lord, the king", "What say you to"),
         },
-        "tabletop": {"policy": "specialise", "tasks": ("reach", "push"), "arms": tuple(ARMS)},
+        "tabletop": {"policy": "specialise", "tasks": ("reach", "push"), "arms": tuple(ARMS), "execute": CHUNK},
     }
     return config
 
@@ -53,11 +59,11 @@ def sources() -> dict:
     """Text, pointing at what stills show, and three arms twice: actions as tokens and as chunks."""
     found = {
         "text": {"kind": "text", "paths": (SHAKESPEARE,), "holdout": 0.1},
-        "pointing": pointing("scenes", stride=1),
+        "pointing": pointing(),
     }
     for arm in ARMS:
         episodes = {"kind": "episodes", "root": f"{RUN}/data/{arm}", "embodiment": arm, "num_slots": NUM_PATCHES}
-        episodes |= {"chunk": CHUNK, "holdout": 0.02, "plan": "annotation.plan", "plan_length": 4}
+        episodes |= {"chunk": CHUNK, "holdout": 0.02, "plan": "annotation.plan", "plan_length": PLAN}
         episodes |= {"plan_bins": NUM_CODES, "token_weight": 2.0}
         found[f"{arm}_tokens"] = episodes | {
             "continuous": False,
@@ -65,21 +71,14 @@ def sources() -> dict:
             "num_bins": NUM_CODES,
         }
         found[f"{arm}_chunks"] = episodes
-        found[f"{arm}_pointing"] = pointing(arm, stride=6)
     return found
 
 
-def pointing(name: str, stride: int) -> dict:
-    """What stands where in every `stride`-th picture; a weight of 3, as text has many more targets."""
+def pointing() -> dict:
+    """What stands where in a still; a weight of 3, as text has many more targets."""
     shape = {"num_slots": NUM_PATCHES, "num_points": 4, "num_bins": NUM_CODES}
-    return {
-        "kind": "pointing",
-        "root": f"{RUN}/data/{name}",
-        "weight": 3.0,
-        "name_weight": 1.5,
-        "stride": stride,
-        "holdout": 0.02,
-    } | shape
+    weights = {"weight": 3.0, "name_weight": 6.0}
+    return {"kind": "pointing", "root": f"{RUN}/data/scenes", "holdout": 0.02} | shape | weights
 
 
 def backbone() -> dict:
@@ -87,7 +86,8 @@ def backbone() -> dict:
     return {
         "model_dim": 128,
         "num_layers": 3,
-        "pattern": ("recurrent", "local", "global"),
+        "num_codes": NUM_CODES,
+        "pattern": ("local", "global", "recurrent"),
         "local_attention": attention | {"window": 64},
         "global_attention": attention | {"rope_base": 100_000.0},
         "recurrent": {"num_states": 64},
@@ -106,13 +106,12 @@ def student() -> dict:
 
 
 def policy() -> dict:
-    return student() | {"flow": {"width": 64, "hidden_dim": 128}}
+    return student() | {"flow": {"width": 128, "hidden_dim": 256}}
 
 
 def mixture() -> dict:
-    """Shares of slots: text, pointing in stills and in episodes, and what the arms did."""
-    arms = {f"{arm}_pointing": 0.2 / len(ARMS) for arm in ARMS} | {f"{arm}_tokens": 0.2 / len(ARMS) for arm in ARMS}
-    return {"text": 0.2, "pointing": 0.4} | arms
+    """Shares of slots: text, pointing at what stills show, and what the arms did."""
+    return {"text": 0.2, "pointing": 0.6} | {f"{arm}_tokens": 0.2 / len(ARMS) for arm in ARMS}
 
 
 def packed_rows(batch_size: int) -> dict:
@@ -143,7 +142,7 @@ def distil() -> dict:
         "model": "student",
         "mixture": mixture(),
         "pipeline": packed_rows(8),
-        "steps": 500,
+        "steps": 450,
         "init": "phase:pretrain",
         "teacher": "pretrain",
         "optimizer": whole_model_optimizer(),
@@ -158,10 +157,10 @@ def specialise() -> dict:
         "objective": "flow",
         "model": "policy",
         "mixture": {f"{arm}_chunks": 1.0 for arm in ARMS},
-        "pipeline": {"batch_size": 64, "slots": 38, **image},
-        "steps": 1500,
+        "pipeline": {"batch_size": 128, "slots": 38, **image},
+        "steps": 1600,
         "init": "phase:distil",
-        "options": {"samples": 2},
+        "options": {"samples": 1},
         "optimizer": {
             "kind": "muon",
             "learning_rate": 2e-3,
@@ -169,6 +168,6 @@ def specialise() -> dict:
             "final": 0.05,
             "b2": 0.99,
             "weight_decay": 0.01,
-            "freeze": ("^(tokens|image|stack|norm)/",),
+            "freeze": ("^(tokens|image|proprio|stack|norm)/",),
         },
     }

@@ -1,6 +1,6 @@
 """All five tabletop tasks: the demo's recipe with a larger model, finer patches and more of everything.
 
-    python -m eval.record --out runs/tabletop/data --episodes 2000 --scenes 100000
+    python -m eval.record --out runs/tabletop/data --episodes 2000 --anywhere --hold 4 --noise 0 --scenes 100000
     python -m train --config configs/tabletop.py
     python -m eval --config configs/tabletop.py
 
@@ -33,7 +33,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.models.teacher.moe.update(hidden_dim=256, shared_dim=256)
     for name in ("student", "policy"):
         config.models[name].dense.hidden_dim = 768
-    config.models.policy.flow.update(width=128, hidden_dim=384)
+    config.models.policy.flow.update(width=256, hidden_dim=512)
     for name, steps in (("pretrain", 40_000), ("distil", 20_000), ("specialise", 60_000)):
         phase = config.phases[name]
         phase.update(steps=steps, ema=0.999)

@@ -2,13 +2,16 @@
 
 `<bos> [images] instruction (<point> plan) <proprioception> <action>`, then the actions as a continuous chunk predicted
 from the `<action>` slot, as code tokens, or both. A plan names the points that matter before anything is done about
-them, as in the reasoning-enhanced variant of Gemini Robotics (arXiv 2503.20020). `observation_document` alone builds
-the part before the actions, so training, evaluation and serving show the model the same thing.
+them, as in the reasoning-enhanced variant of Gemini Robotics (arXiv 2503.20020). It stands in the document twice: as
+codes, which the model predicts, and as numbers beside the proprioception, which actions can be computed from.
+`observation_document` alone builds the part before the actions, so training, evaluation and serving show the model the
+same thing.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -86,18 +89,21 @@ def observation_document(
     """The part of a document before the actions; the last slot, `<action>`, is where they are predicted from.
 
     sample: `images` (tuple of uint8[H,W,3]), `instruction` and `proprio` (float32[a]), already transformed; with
-    `plan_bins` also `plan`, the points y, x, ... named before acting, the only targets in it.
+    `plan_bins` also `plan`, the points y, x, ... named before acting: the only targets in it, and again, from -1 to 1,
+    in front of the proprioception.
     """
     plan: Document = ()
+    vector = sample["proprio"]
     if plan_bins is not None:
         codes = place_tokens(sample["plan"], plan_weight, plan_bins, vocabulary)
         plan = (_prompt([vocabulary.piece_id("<point>")]), codes)
+        vector = np.concatenate([_as_numbers(sample["plan"], plan_bins), vector])
     return (
         _prompt([vocabulary.bos_id]),
         *(Image(pixels, num_slots) for pixels in sample["images"]),
         _prompt(words_of(sample["instruction"], vocabulary)),
         *plan,
-        Vector(sample["proprio"], embodiment),
+        Vector(vector, embodiment),
         _prompt([vocabulary.piece_id("<action>")]),
     )
 
@@ -108,9 +114,16 @@ def place_tokens(place: Sequence[float], weight: float, bins: Bins, vocabulary: 
     return Tokens(np.array(ids, np.int32), np.full(len(ids), weight, np.float32), "point")
 
 
-def words_of(text: str, vocabulary: PromptVocabulary) -> list[int]:
+def _as_numbers(place: np.ndarray, bins: Bins) -> np.ndarray:
+    """What is left of a place once it has been said in codes, from -1 to 1."""
+    said = bins.decode(bins.encode(place))
+    return (2 * (said - bins.low) / (bins.high - bins.low) - 1).astype(np.float32)
+
+
+@functools.lru_cache(maxsize=2**16)  # few sentences stand in many documents
+def words_of(text: str, vocabulary: PromptVocabulary) -> tuple[int, ...]:
     """Ids of a text as it stands inside a sentence, so that a word has one id wherever it occurs."""
-    return vocabulary.encode(f" {text.strip()}")
+    return tuple(vocabulary.encode(f" {text.strip()}"))
 
 
 def _prompt(ids: Sequence[int]) -> Tokens:

@@ -6,6 +6,8 @@ import dataclasses
 import pathlib
 from typing import Literal
 
+import numpy as np
+
 from data.episodes import (
     Embodiment,
     EpisodeFormat,
@@ -57,7 +59,7 @@ class EmbodimentConfig:
 class EpisodesConfig:
     """Behaviour cloning documents from one LeRobot dataset of one embodiment; see `EpisodeFormat`.
 
-    cameras, proprio, action: features of the dataset. holdout: share of the episodes, the last ones, that training
+    cameras, proprio, action: features of the dataset. holdout: share of the episodes, evenly spaced, that training
     does not see.
     """
 
@@ -172,11 +174,12 @@ def _open(root: str) -> LeRobotDataset:
 
 
 def _episodes(dataset: LeRobotDataset, holdout: float, split: Split) -> list[int] | None:
-    """The first episodes for training, the last share `holdout` for validation."""
+    """A share `holdout` of the episodes, evenly spaced, for validation; the others for training."""
     if holdout == 0:
         return None
-    cut = dataset.num_episodes - max(1, round(holdout * dataset.num_episodes))
-    return list(range(cut) if split == "train" else range(cut, dataset.num_episodes))
+    num = dataset.num_episodes
+    held_out = np.linspace(0, num - 1, max(1, round(holdout * num))).round().astype(int)
+    return np.setdiff1d(np.arange(num), held_out).tolist() if split == "train" else held_out.tolist()
 
 
 def _at_least(section: object, **bounds: int) -> None:

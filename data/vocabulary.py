@@ -42,6 +42,7 @@ class Vocabulary:
         if num_codes < 0:
             raise ValueError(f"num_codes must be >= 0, got {num_codes}")
         self._model, self.num_codes = model, num_codes
+        self._piece_ids: dict[str, int] = {}  # asked for in every document, and slow to look up
         self._processor = sentencepiece.SentencePieceProcessor()
         try:
             self._processor.LoadFromSerializedProto(model)
@@ -154,10 +155,12 @@ class Vocabulary:
 
     def piece_id(self, piece: str) -> int:
         """The id of a symbol or piece, such as `<action>`. Raises ValueError where there is none."""
-        found = self._find(piece)
-        if self._processor.id_to_piece(found) != piece:
-            raise ValueError(f"the vocabulary has no piece {piece!r}; its symbols are {', '.join(SYMBOLS)}")
-        return found
+        if piece not in self._piece_ids:
+            found = self._find(piece)
+            if self._processor.id_to_piece(found) != piece:
+                raise ValueError(f"the vocabulary has no piece {piece!r}; its symbols are {', '.join(SYMBOLS)}")
+            self._piece_ids[piece] = found
+        return self._piece_ids[piece]
 
     def code_id(self, code: int) -> int:
         """The id of discrete code 0..num_codes-1."""

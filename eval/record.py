@@ -44,6 +44,8 @@ class Job:
     task: str
     seed: int
     noise: float = 0.0
+    anywhere: bool = False
+    hold: int = 0
     num_scenes: int = 0
 
 
@@ -59,6 +61,8 @@ class Ask:
     episodes: int
     seed: int
     noise: float
+    anywhere: bool
+    hold: int
     keep_failures: bool
 
 
@@ -102,15 +106,17 @@ def record(
     noise: float = 0.02,
     scenes: int = 0,
     processes: int = 1,
+    anywhere: bool = False,
+    hold: int = 0,
     keep_failures: bool = False,
     on_progress: Callable[[int], None] = lambda done: None,
 ) -> Summary:
     """Writes `tasks[name]` episodes of each task for each arm, and `scenes` stills, under `out`.
 
     Episode i of a task and arm has seed `seed` + i; a failed one is replaced by the next seed unless `keep_failures`.
-    `noise` is the largest disturbance of a joint in radians (standard deviation). `on_progress` is told how many
-    episodes and stills were finished. Raises ValueError for names that are not known, numbers out of range, a folder
-    that is not empty, or noise at which the expert fails too often.
+    `noise` is the largest disturbance of a joint in radians (standard deviation), `anywhere` and `hold` as in
+    `demonstrate`. `on_progress` is told how many episodes and stills were finished. Raises ValueError for names that
+    are not known, numbers out of range, a folder that is not empty, or noise at which the expert fails too often.
     """
     _check(tasks, arms, seed, noise, scenes, processes)
     start, counts = time.perf_counter(), {}
@@ -119,7 +125,7 @@ def record(
         for arm in arms if any(tasks.values()) else ():
             writer = stack.enter_context(LeRobotWriter(pathlib.Path(out) / arm, CONTROL_HZ, features(arm), arm))
             for task, wanted in tasks.items():
-                ask = Ask(arm, task, wanted, seed, noise, keep_failures)
+                ask = Ask(arm, task, wanted, seed, noise, anywhere, hold, keep_failures)
                 counts[f"{task}/{arm}"] = _record_episodes(run, writer, ask, on_progress)
         if scenes:
             writer = LeRobotWriter(pathlib.Path(out) / "scenes", CONTROL_HZ, features(None), "tabletop")
@@ -150,7 +156,9 @@ def _record_episodes(run: Run, writer: LeRobotWriter, ask: Ask, on_progress: Cal
                 "use less noise"
             )
         first = ask.seed + attempts
-        jobs = [Job(ask.arm, ask.task, first + i, ask.noise) for i in range(ask.episodes - kept)]
+        jobs = [
+            Job(ask.arm, ask.task, first + i, ask.noise, ask.anywhere, ask.hold) for i in range(ask.episodes - kept)
+        ]
         for sentence, columns, success in run(_make, jobs):
             attempts, successes, frames = attempts + 1, successes + success, frames + len(columns[ACTION])
             if success or ask.keep_failures:
@@ -218,7 +226,7 @@ def _make(job: Job) -> Made:
             pictures.append(encode_png(environment.scene(seed)[0]["image"]))
             points.append(json.dumps(environment.grounded()))
         return SCENE_TASK, {IMAGE: pictures, POINTS: points}, True
-    episode = demonstrate(environment, job.seed, job.noise)
+    episode = demonstrate(environment, job.seed, job.noise, job.anywhere, job.hold)
     columns = {
         IMAGE: [encode_png(image) for image in episode.images],
         STATE: episode.proprio,
@@ -234,21 +242,25 @@ def main() -> None:
     parser.add_argument("--out", required=True, help="folder for the datasets, one an arm")
     parser.add_argument("--task", nargs="+", default=list(TASKS), choices=list(TASKS))
     parser.add_argument("--arm", nargs="+", default=list(ARMS), choices=list(ARMS))
-    parser.add_argument("--episodes", type=int, default=100, help="episodes of each task for each arm")
+    parser.add_argument("--episodes", type=int, nargs="+", default=[100], help="for an arm, of every or of each task")
     parser.add_argument("--seed", type=int, default=0, help="seed of the first episode of each task")
     parser.add_argument("--noise", type=float, default=0.02, help="largest disturbance of a joint, in radians")
+    parser.add_argument("--anywhere", action="store_true", help="arms start anywhere over the table")
+    parser.add_argument("--hold", type=int, default=0, help="steps recorded after success")
     parser.add_argument("--scenes", type=int, default=0, help="annotated stills, in OUT/scenes")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--keep-failures", action="store_true", help="write failed episodes too")
     args = parser.parse_args()
-    episodes: int = args.episodes
-    tasks = dict.fromkeys(args.task, episodes)
+    episodes: list[int] = args.episodes
+    if len(episodes) not in (1, len(args.task)):
+        raise ValueError(f"--episodes {episodes}: give one number, or one for each of the {len(args.task)} tasks")
+    tasks = dict(zip(args.task, episodes * len(args.task) if len(episodes) == 1 else episodes, strict=True))
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns) as progress:
-        bar = progress.add_task("episodes and stills", total=args.episodes * len(tasks) * len(args.arm) + args.scenes)
+        bar = progress.add_task("episodes and stills", total=sum(tasks.values()) * len(args.arm) + args.scenes)
         summary = record(
-            args.out, tasks, args.arm, args.seed, args.noise, args.scenes, args.processes, args.keep_failures,
-            on_progress=lambda done: progress.advance(bar, done),
+            args.out, tasks, args.arm, args.seed, args.noise, args.scenes, args.processes, args.anywhere, args.hold,
+            args.keep_failures, on_progress=lambda done: progress.advance(bar, done),
         )  # fmt: skip
     for name, count in summary.episodes.items():
         print(f"{name}: {count.successes} of {count.attempts} attempts succeeded")

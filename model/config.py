@@ -189,6 +189,7 @@ class ModelConfig:
     flow: FlowHeadConfig | None = None
     norms: Literal["pre", "sandwich"] = "pre"  # sandwich: RMSNorm before and after each sub-layer (Gemma 3)
     scale_embeddings: bool = True  # multiply by sqrt(D)
+    num_codes: int = 0  # the vocabulary's last ids, if they are numbers in order: neighbours then begin alike
     tied_head: bool = True
     final_softcap: float | None = None
     dtype: Literal["float32", "bfloat16"] = "float32"  # of activations; parameters are float32
@@ -200,6 +201,7 @@ class ModelConfig:
         _require(len(self.ffn) > 0, "ffn", self.ffn, "at least one of 'dense', 'moe'")
         cap = self.final_softcap
         _require(cap is None or cap > 0, "final_softcap", cap, "a positive number or None")
+        _require(self.num_codes >= 0, "num_codes", self.num_codes, "0 or more")
         used = set(self.mixers) | set(self.feed_forwards)
         sections = {
             "local": "local_attention",

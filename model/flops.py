@@ -128,7 +128,8 @@ def _action_flops(config: ModelConfig, work: Work) -> float:
     if config.flow is not None:
         W = config.flow.width
         per_step = 2 * 2 * robot.num_embodiments * robot.width * W  # in and out
-        per_chunk = 6 * W * 2 * W + 2 * config.model_dim * W
+        per_chunk = 2 * 6 * W * 2 * W + 2 * config.model_dim * W  # time and condition, latent
+        per_chunk += 2 * robot.num_embodiments * robot.width * W  # state
         for mixer in config.mixers:
             if mixer != "recurrent":
                 attention = config.attention(mixer)

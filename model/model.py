@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -42,7 +43,7 @@ class Model(nnx.Module):
     def __init__(self, config: ModelConfig, vocab_size: int, key: jax.Array):
         init, D = Init(key), config.model_dim
         self.config, self.vocab_size = config, vocab_size
-        self.tokens = TokenEmbedder(init / "tokens", vocab_size, D, config.scale_embeddings)
+        self.tokens = TokenEmbedder(init / "tokens", vocab_size, D, config.scale_embeddings, config.num_codes)
         if config.image is not None:
             self.image = ImageEmbedder(init / "image", config.image, D)
         if config.robot is not None:
@@ -76,17 +77,19 @@ class Model(nnx.Module):
     def token_logits(self, hidden: jax.Array) -> jax.Array:
         """Next-token logits float32[..., V] of hidden states [..., D]; for whole batches use
         `heads.tokens.blockwise`."""
-        table_VD = self.tokens.table[...] if self.config.tied_head else self.token_head.table[...]
+        table_VD = self.tokens.weights() if self.config.tied_head else self.token_head.table[...]
         return self.token_head.logits(hidden, table_VD)
 
-    def action_prefix(self, output: Output, action_slot_BK: jax.Array) -> Prefix:
-        """What the action expert sees: the segment of each action slot, up to and with that slot."""
+    def action_prefix(self, output: Output, values: Mapping[str, jax.Array]) -> Prefix:
+        """What the action expert sees: the segment of each action slot, up to and with that slot, and the state."""
+        action_slot_BK = values["action_slot"]
         slot_BK = jnp.maximum(action_slot_BK, 0)
         at_slot = lambda x_BT: jnp.take_along_axis(x_BT, slot_BK, axis=1)  # noqa: E731
         lo_BK = at_slot(output.structure.start_BT)
         hi_BK = jnp.where(action_slot_BK >= 0, slot_BK + 1, lo_BK)
         hidden_BKD = jnp.take_along_axis(output.hidden_BTD, slot_BK[..., None], axis=1)
-        return Prefix(output.keys_values, hidden_BKD, lo_BK, hi_BK, at_slot(output.structure.positions_BT) + 1)
+        position_BK = at_slot(output.structure.positions_BT) + 1
+        return Prefix(output.keys_values, hidden_BKD, values["proprio"], lo_BK, hi_BK, position_BK)
 
 
 def _place(x_BTD: jax.Array, vectors_BMPD: jax.Array, slot_BM: jax.Array) -> jax.Array:

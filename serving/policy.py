@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from configs.schema import parse
+from data.batch import Batch
 from data.config import PipelineConfig
 from data.elements import Chunk, Document
 from data.episodes import observation_document
@@ -55,14 +56,14 @@ class Policy:
         mixed = {name: checkpoint.config["sources"][name] for name in self._model.phase["mixture"]}
         sources = [parse(EpisodesConfig, s, f"sources.{name}") for name, s in mixed.items() if "embodiment" in s]
         self._sources = {source.embodiment: source for source in sources}
-        lengths = {source.plan_length for source in sources}
-        if len(lengths) > 1:
-            raise ValueError(f"plan_length differs among the sources of {checkpoint.path}: {lengths}; make them equal")
-        self._plan_length = max(lengths, default=0)
+        plans = {(source.plan_length, source.plan_bins) for source in sources}
+        if len(plans) > 1:
+            raise ValueError(f"plan_length and plan_bins of {checkpoint.path} differ: {plans}; make them equal")
+        self._plan_length, self._plan_bins = next(iter(plans), (0, 0))
         images = max((len(source.cameras) for source in sources), default=1)
         self._shape = dataclasses.replace(pipeline.row_shape(self._model.vocabulary), images=images, vectors=1)
         self._batch_size, self._key = batch_size, jax.random.key(seed)
-        self._chunks = jax.jit(self._sample)
+        self._plans, self._chunks = jax.jit(self._plan), jax.jit(self._sample)
 
     @classmethod
     def load(cls, path: str | Path, **options: Any) -> Policy:
@@ -82,16 +83,26 @@ class Policy:
 
     def _act(self, observations: Sequence[Observation]) -> list[np.ndarray]:
         samples = [self._prepare(observation) for observation in observations]
-        rows = [lay_out([self._document(s, o)], self._shape) for s, o in zip(samples, observations, strict=True)]
-        rows += [lay_out([], self._shape)] * (self._batch_size - len(rows))
+        weights = self._model.params, self._model.buffers
+        if self._plan_length:
+            codes_BL = np.asarray(self._plans(*weights, self._batch(samples, observations)))
+            for i, observation in enumerate(observations):
+                samples[i] |= {"plan": self._bins(observation).decode(codes_BL[i])}
         self._key, key = jax.random.split(self._key)
-        actions_BCA = np.asarray(self._chunks(self._model.params, self._model.buffers, collate(rows), key))
+        actions_BCA = np.asarray(self._chunks(*weights, self._batch(samples, observations), key))
         results = []
         for sample, observation, actions_CA in zip(samples, observations, actions_BCA, strict=False):
             width = self.embodiments[observation.embodiment].action_width
             result = self.transforms[observation.embodiment].inverse(sample | {"actions": actions_CA[:, :width]})
             results.append(result["actions"])
         return results
+
+    def _batch(self, samples: Sequence[Sample], observations: Sequence[Observation]) -> Batch:
+        rows = [lay_out([self._document(s, o)], self._shape) for s, o in zip(samples, observations, strict=True)]
+        return collate(rows + [lay_out([], self._shape)] * (self._batch_size - len(rows)))
+
+    def _bins(self, observation: Observation) -> Any:
+        return self._sources[observation.embodiment].form().plan_bins
 
     def _prepare(self, observation: Observation) -> Sample:
         name = observation.embodiment
@@ -116,7 +127,7 @@ class Policy:
             vocabulary=self._model.vocabulary,
             embodiment=robot.index,
             num_slots=image.num_patches,
-            plan_bins=self._sources[observation.embodiment].form().plan_bins,
+            plan_bins=self._bins(observation),
         )
         slots = cost_of(document).slots
         if slots > self._shape.slots:
@@ -128,24 +139,25 @@ class Policy:
         nothing = np.zeros((chunk, width), np.float32)
         return (*document, Chunk(nothing, np.ones((chunk, width), bool), robot.index))
 
-    def _sample(self, params: Any, buffers: Any, batch: Any, key: jax.Array) -> jax.Array:
+    def _sample(self, params: Any, buffers: Any, batch: Batch, key: jax.Array) -> jax.Array:
         model, values = self._model.module(params, buffers), batch.values
-        output = model(self._with_plan(model, batch), want_keys_values=True)
+        output = model(batch, want_keys_values=True)
         if self._model.config.flow is None:
             slot_BK1 = jnp.maximum(values["action_slot"], 0)[..., None]
             return model.bins.predict(jnp.take_along_axis(output.hidden_BTD, slot_BK1, axis=1))[:, 0]
         noise_BKCA = jax.random.normal(key, values["action"].shape) * values["action_mask"]
-        prefix = model.action_prefix(output, values["action_slot"])
+        prefix = model.action_prefix(output, values)
         return model.flow.sample(noise_BKCA, values["embodiment"], prefix)[:, 0]
 
-    def _with_plan(self, model: Any, batch: Any) -> Any:
-        """The batch with the most likely plan in the slots before proprioception, one number after the other."""
-        rows_B = jnp.arange(batch.tokens.shape[0])
-        for step in range(self._plan_length):
-            slot_B = jnp.maximum(batch.values["action_slot"][:, 0] - 1 - self._plan_length + step, 1)
+    def _plan(self, params: Any, buffers: Any, batch: Batch) -> jax.Array:
+        """int32[B,L]: the most likely codes for the slots before proprioception, one number after the other."""
+        model, rows_B = self._model.module(params, buffers), jnp.arange(batch.tokens.shape[0])
+        first = self._model.vocabulary.code_id(0)
+        slot_BL = batch.values["action_slot"][:, :1] - 1 - self._plan_length + jnp.arange(self._plan_length)
+        slot_BL = jnp.maximum(slot_BL, 1)  # rows without an observation
+        for slot_B in slot_BL.T:
             hidden_BD = model(batch).hidden_BTD[rows_B, slot_B - 1]
-            first = self._model.vocabulary.code_id(0)
-            bins = max(source.plan_bins for source in self._sources.values())
-            code_B = jnp.argmax(model.token_logits(hidden_BD)[:, first : first + bins], axis=-1)
-            batch = dataclasses.replace(batch, tokens=batch.tokens.at[rows_B, slot_B].set(first + code_B))
-        return batch
+            logits_BL = model.token_logits(hidden_BD)[:, first : first + self._plan_bins]
+            code_B = first + jnp.argmax(logits_BL, axis=-1).astype(jnp.int32)
+            batch = dataclasses.replace(batch, tokens=batch.tokens.at[rows_B, slot_B].set(code_B))
+        return batch.tokens[rows_B[:, None], slot_BL] - first

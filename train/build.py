@@ -61,6 +61,11 @@ def _check_fit(where: str, phase: PhaseConfig, sections: Sections) -> None:
     model, pipeline, num_embodiments = sections.models[phase.model], phase.pipeline, len(sections.embodiments)
     image = (model.image.height, model.image.width) if model.image else None
     robot = (model.robot.width, model.robot.chunk) if model.robot else None
+    if model.num_codes not in (0, sections.vocabulary.num_codes):
+        raise ValueError(
+            f"{where}.model has num_codes {model.num_codes}, config.vocabulary {sections.vocabulary.num_codes}; make "
+            "them equal, or 0 where codes are no numbers in order"
+        )
     if pipeline.images and pipeline.image_size != image:
         raise ValueError(
             f"{where}.pipeline.image_size is {pipeline.image_size}, its model takes {image or 'no images'}; make them "

@@ -1,20 +1,52 @@
-"""Token embedding: text pieces and discrete codes share one table."""
+"""Token embedding: text pieces and discrete codes share one table; codes are numbers and share a smooth part too."""
 
 from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
-from model.init import Init, normal
+from model.init import Init, Initializer, normal
 
 
 class TokenEmbedder(nnx.Module):
-    """tokens_BT -> x_BTD, times sqrt(D) if `scale` so that a tied table serves as the head at unit variance."""
+    """tokens_BT -> x_BTD, times sqrt(D) if `scale` so that a tied table serves as the head at unit variance.
 
-    def __init__(self, init: Init, vocab_size: int, model_dim: int, scale: bool):
-        self.factor = model_dim**0.5 if scale else 1.0
-        self.table = init.param("table", (vocab_size, model_dim), ("vocab", "embed"), normal(model_dim**-0.5))
+    The last `num_codes` ids are an ordered range (a place, an angle). Their embeddings begin as a linear map of smooth
+    features of the number, so that neighbours are alike from the start; each can still become an exception.
+    """
+
+    def __init__(self, init: Init, vocab_size: int, model_dim: int, scale: bool, num_codes: int = 0):
+        self.factor, self.num_codes = model_dim**0.5 if scale else 1.0, num_codes
+        shape, axes = (vocab_size, model_dim), ("vocab", "embed")
+        self.table = init.param("table", shape, axes, _codes_at_zero(normal(model_dim**-0.5), num_codes))
+        if num_codes:
+            features = number_features(num_codes).shape[1]
+            self.smooth = init.param("smooth", (features, model_dim), (None, "embed"), normal(model_dim**-0.5))
+
+    def weights(self) -> jax.Array:
+        """The embeddings before scaling, float32[V,D]; also the tied head."""
+        table_VD = self.table[...]
+        if not self.num_codes:
+            return table_VD
+        return table_VD.at[-self.num_codes :].add(number_features(self.num_codes) @ self.smooth[...])
 
     def __call__(self, tokens_BT: jax.Array, dtype: jnp.dtype) -> jax.Array:
-        return self.table[...].astype(dtype)[tokens_BT] * jnp.asarray(self.factor, dtype)
+        return self.weights().astype(dtype)[tokens_BT] * jnp.asarray(self.factor, dtype)
+
+
+def number_features(num_codes: int) -> np.ndarray:
+    """Rows of unit length float32[n,F] for u in 0 .. 1: u itself, then sines and cosines of pi 2^j u."""
+    u_n = (np.arange(num_codes) + 0.5) / num_codes
+    angle_nJ = np.pi * u_n[:, None] * 2.0 ** np.arange(max(1, int(np.log2(num_codes))))
+    features = np.concatenate([2 * u_n[:, None] - 1, np.sin(angle_nJ), np.cos(angle_nJ)], axis=1)
+    return (features / np.linalg.norm(features, axis=1, keepdims=True)).astype(np.float32)
+
+
+def _codes_at_zero(initializer: Initializer, num_codes: int) -> Initializer:
+    def init(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+        values = initializer(key, shape)
+        return values.at[shape[0] - num_codes :].set(0.0)
+
+    return init

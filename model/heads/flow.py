@@ -32,12 +32,14 @@ class Prefix:
 
     keys_values: (k_BTKh, v_BTKh) of every attention layer.
     hidden_BKD: the backbone's output at the slot the chunk is predicted from.
+    proprio_BKA: what the robot feels there, normalised.
     lo_BK, hi_BK: int32. Keys [lo, hi) of the chunk's observation; empty where the row has no chunk k.
     position_BK: int32. Position of the chunk's first step, one after the slot it is predicted from.
     """
 
     keys_values: tuple[KeysValues, ...]
     hidden_BKD: jax.Array
+    proprio_BKA: jax.Array
     lo_BK: jax.Array
     hi_BK: jax.Array
     position_BK: jax.Array
@@ -54,20 +56,36 @@ class FlowHead(nnx.Module):
         self.embed = VectorEmbedder(init / "embed", E, A, W)
         self.step_position = init.param("step_position", (robot.chunk, W), ("chunk", "embed"), normal(0.5))
         self.time = Dense(init / "time", W, 2 * W, "silu")
+        # The robot's state reaches the expert at full precision, as in pi0; a backbone need not carry it.
+        self.state = VectorEmbedder(init / "state", E, A, W)
         # Keys and values end below the last layer; what that layer found reaches the expert here.
         self.latent = init.param("latent", (model.model_dim, W), ("embed", "embed_out"), fan_in(model.model_dim))
         mixers = [mixer for mixer in model.mixers if mixer != "recurrent"]
+        self.condition = Dense(init / "condition", W, 2 * W, "silu")
         self.layers = nnx.List(
             [ExpertLayer(init / f"layer{i}", self.config, model.attention(m)) for i, m in enumerate(mixers)]
         )
         self.out = init.param("out", (E, W, A), ("embodiment", "embed", "vector"), zeros)
 
     def velocity(self, noisy_BKCA, tau_BK, embodiment_BK, prefix: Prefix) -> jax.Array:
-        """Velocity float32[B,K,C,A] of noisy chunks at flow time tau."""
+        """Velocity float32[B,K,C,A] of noisy chunks at flow time tau.
+
+        Preconditioned (EDM, arXiv 2206.00364, section 5): x_tau enters at unit variance, and what is learned is added
+        to the best velocity for actions that are standard normal and independent of all that is seen. So the network
+        need not copy the noise: at tau = 1 it predicts the action alone.
+        """
+        tau = tau_BK[..., None, None]
+        std = jnp.sqrt(tau**2 + (1 - tau) ** 2)  # of x_tau
+        learned_BKCA = self._field(noisy_BKCA / std, tau_BK, embodiment_BK, prefix)
+        return (2 * tau - 1) / std**2 * noisy_BKCA + learned_BKCA / std
+
+    def _field(self, noisy_BKCA, tau_BK, embodiment_BK, prefix: Prefix) -> jax.Array:
         dtype = prefix.keys_values[0][0].dtype
         x = self.embed(noisy_BKCA, embodiment_BK, dtype) + self.step_position[...].astype(dtype)
         condition = self.time(_fourier(tau_BK, self.config.width).astype(dtype))
         condition = condition + prefix.hidden_BKD @ self.latent[...].astype(dtype)
+        condition = condition + self.state(prefix.proprio_BKA, embodiment_BK, dtype)
+        condition = condition + self.condition(rms_normalise(condition).astype(dtype))
         for layer, keys_values in zip(self.layers, prefix.keys_values, strict=True):
             x = layer(x, condition, keys_values, prefix)
         one_hot_BKE = jax.nn.one_hot(embodiment_BK, self.out.shape[0], dtype=jnp.float32)

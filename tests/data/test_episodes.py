@@ -169,6 +169,17 @@ def test_the_prompt_of_training_is_the_prompt_of_serving(root):
             assert np.array_equal(getattr(a, name), getattr(b, name)), name
 
 
+def test_a_plan_is_said_in_codes_and_stands_as_numbers_before_the_proprioception(root):
+    sample = {"images": (), "instruction": "go", "proprio": state(0, 4), "plan": np.array([0.0, 990.0, 1000.0])}
+    document = observation_document(
+        sample, vocabulary=Words(), embodiment=2, num_slots=4, plan_bins=Bins(10, 0, 1000), plan_weight=0.5
+    )
+    _, _, prompt, codes, vector, _ = document
+    assert prompt.ids.tolist() == [6]
+    assert (codes.ids.tolist(), codes.weights.tolist(), codes.kind) == ([1000, 1009, 1009], [0.5] * 3, "point")
+    np.testing.assert_allclose(vector.values, [-0.9, 0.9, 0.9, *state(0, 4)], rtol=1e-6)
+
+
 def test_documents_are_pure_functions_of_their_index(root):
     first, again = source_of(root), source_of(root)
     for index in (3, 0, 3):

@@ -83,8 +83,8 @@ def test_a_dataset_that_is_not_there_is_refused_with_its_path(tmp_path):
             build()
 
 
-@pytest.mark.parametrize(("holdout", "held_out"), [(0.2, [8, 9]), (0.26, [7, 8, 9]), (0.01, [9])])
-def test_the_last_episodes_are_held_out_and_every_episode_is_in_one_part(root, holdout, held_out):
+@pytest.mark.parametrize(("holdout", "held_out"), [(0.2, [0, 9]), (0.26, [0, 4, 9]), (0.01, [0])])
+def test_evenly_spaced_episodes_are_held_out_and_every_episode_is_in_one_part(root, holdout, held_out):
     episodes = EpisodesConfig(**EPISODES | {"root": root, "holdout": holdout})
     robot = Embodiment("arm3", 0, 5, 3)
     pointing = PointingConfig(**POINTING | {"root": root, "holdout": holdout, "num_bins": 64})

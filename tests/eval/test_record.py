@@ -51,6 +51,19 @@ def test_rows_hold_the_pictures_states_and_clean_actions_of_the_episode(recorded
     assert any(env.instruction in row.values() and row["task_index"] == rows[0]["task_index"] for row in tasks)
 
 
+def test_arms_start_anywhere_and_hold_after_success_if_asked(tmp_path):
+    summary = record(tmp_path, {"reach": 12}, ["arm6"], anywhere=True, hold=6, noise=0)
+    plain = record(tmp_path / "plain", {"reach": 12}, ["arm6"], noise=0)
+    tips = [row["observation.state"][-3:] for row in _rows(tmp_path / "arm6") if row["frame_index"] == 0]
+    home = [row["observation.state"][-3:] for row in _rows(tmp_path / "plain" / "arm6") if row["frame_index"] == 0]
+    assert np.ptp(tips, axis=0)[0] > 1.5 * np.ptp(home, axis=0)[0]
+    last = {row["episode_index"]: row["action"] for row in _rows(tmp_path / "arm6")}
+    for episode, action in last.items():
+        rows = [row for row in _rows(tmp_path / "arm6") if row["episode_index"] == episode]
+        assert np.abs(np.subtract(action, rows[-4]["action"])).max() < 0.05
+    assert summary.episodes["reach/arm6"].frames > plain.episodes["reach/arm6"].frames + 3 * 12
+
+
 def test_stills_have_points_and_no_actions(recorded):
     out, summary = recorded
     rows = _rows(out / "scenes")

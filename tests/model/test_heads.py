@@ -147,10 +147,11 @@ def prefix():
     keys_values = tuple(jnp.array(rng.normal(size=(1, S, 1, h)), jnp.float32) for _ in range(2))
     lo_BK, hi_BK, position_BK = (jnp.array([x], jnp.int32) for x in ([0, 5], [4, 7], [4, 2]))
     hidden_BKD = jnp.array(rng.normal(size=(1, 2, W)), jnp.float32)
-    return Prefix(keys_values=(keys_values,), hidden_BKD=hidden_BKD, lo_BK=lo_BK, hi_BK=hi_BK, position_BK=position_BK)
+    proprio_BKA = jnp.array(rng.normal(size=(1, 2, 2)), jnp.float32)
+    return Prefix((keys_values,), hidden_BKD, proprio_BKA, lo_BK, hi_BK, position_BK)
 
 
-def test_the_velocity_is_zero_before_training_and_then_follows_the_hidden_state_of_its_own_slot(prefix):
+def test_the_velocity_is_zero_before_training_and_then_follows_hidden_and_robot_state_of_its_own_slot(prefix):
     config = ModelConfig(
         model_dim=W,
         num_layers=1,
@@ -165,18 +166,19 @@ def test_the_velocity_is_zero_before_training_and_then_follows_the_hidden_state_
     noise = jnp.ones((1, 2, C, 2))
 
     @jax.jit
-    def velocity(state, hidden_BKD):
-        seen = dataclasses.replace(prefix, hidden_BKD=hidden_BKD)
+    def velocity(state, **changed):
+        seen = dataclasses.replace(prefix, **changed)
         return nnx.merge(graph, state).velocity(noise, jnp.full((1, 2), 0.5), jnp.array([[0, 1]]), seen)
 
-    before = velocity(initial, prefix.hidden_BKD)
+    before = velocity(initial)
     assert (before.shape, before.dtype) == (noise.shape, jnp.float32)
     np.testing.assert_array_equal(before, 0)
 
     trained = random_like(initial)
-    one, other = (velocity(trained, prefix.hidden_BKD.at[0, 1].add(shift)) for shift in (0.0, 1.0))
-    np.testing.assert_array_equal(one[0, 0], other[0, 0])
-    assert np.abs(one - other).max() > 1e-2
+    for name in ("hidden_BKD", "proprio_BKA"):
+        one, other = (velocity(trained, **{name: getattr(prefix, name).at[0, 1].add(shift)}) for shift in (0.0, 1.0))
+        np.testing.assert_array_equal(one[0, 0], other[0, 0])
+        assert np.abs(one - other).max() > 1e-2
 
 
 def test_an_expert_layer_attends_to_its_observation_and_its_own_chunk_together(prefix):

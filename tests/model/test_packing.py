@@ -76,7 +76,7 @@ def test_the_action_expert_sees_its_own_document_only(hybrid, documents):
     @jax.jit
     def velocity(batch):
         model = join(graph, *state)
-        prefix = model.action_prefix(model(batch, want_keys_values=True), batch.values["action_slot"])
+        prefix = model.action_prefix(model(batch, want_keys_values=True), batch.values)
         tau_BK = jnp.full(batch.values["action_slot"].shape, 0.3)
         return model.flow.velocity(batch.values["action"], tau_BK, batch.values["embodiment"], prefix)[0]
 

@@ -12,13 +12,14 @@ from data.lerobot import LeRobotDataset
 from data.robots import EpisodesConfig, transform_of
 from serving.policy import Observation, Policy
 from tests.data.tiny_robots import SIZE, TASKS
-from tests.train.tiny_config import CHUNK, WIDTH, robot_config
+from tests.train.tiny_config import CHUNK, NUM_PIECES, WIDTH, robot_config
 from train.build import build_phase
 from train.checkpoint import Checkpoint
 from train.phases import run
 from train.sections import Sections
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
+ROBOT = {"num_embodiments": 2, "chunk": CHUNK}
 WIDTHS = {"arm2": (4, 2), "arm3": (5, 3)}  # proprioception, action
 
 
@@ -64,11 +65,13 @@ def observation(arm: str, seed: int = 0, **changes) -> Observation:
 
 
 def test_before_training_actions_are_noise_in_the_units_of_the_robot_around_its_state(checkpoint):
-    """The velocity is 0, so a chunk is its noise times the deviation, plus the mean, plus the joints now."""
+    """The flow is that of standard normal actions: a chunk is its noise up to the error of the Euler steps, times the
+    deviation, plus the mean, plus the joints now."""
     policy = Policy(checkpoint, batch_size=2, seed=7, untrained=True)
     seen = [observation("arm3"), observation("arm2", 1)]
     chunks = policy.act(seen)
     noise_BKCA = jax.random.normal(jax.random.split(jax.random.key(7))[1], (2, 1, CHUNK, WIDTH))
+    noise_BKCA = noise_BKCA * np.prod([1 - (2 * tau - 1) / (tau**2 + (1 - tau) ** 2) / 2 for tau in (1.0, 0.5)])
     for chunk, noise, o in zip(chunks, noise_BKCA[:, 0], seen, strict=True):
         width = WIDTHS[o.embodiment][1]
         actions = checkpoint.statistics[o.embodiment]["features"]["actions"]
@@ -133,6 +136,30 @@ def test_an_observation_becomes_the_row_that_training_made_of_it(config, checkpo
         actions = {"action", "action_mask"}
         row.values.update({name: expected.values[name] for name in actions})
         jax.tree.map(np.testing.assert_array_equal, row, expected)
+
+
+def test_a_plan_is_the_most_likely_codes_and_reaches_the_actions_as_numbers(checkpoint):
+    config = {name: checkpoint.config[name] for name in checkpoint.config}
+    planned = {"plan": "annotation.plan", "plan_length": 2, "plan_bins": 8}
+    config["sources"] = {arm: source | planned for arm, source in config["sources"].items()}
+    config["models"] = {"policy": config["models"]["policy"] | {"robot": {**ROBOT, "width": WIDTH + 2}}}
+    config["phases"] = {"act": dict(config["phases"]["act"])}
+    config["phases"]["act"]["pipeline"] = config["phases"]["act"]["pipeline"] | {"width": WIDTH + 2}
+    policy = Policy(dataclasses.replace(checkpoint, config=config), batch_size=2, untrained=True)
+    seen = [observation("arm3", 3), observation("arm2", 4)]
+    batches, sample = [], policy._chunks
+    policy._chunks = lambda params, buffers, batch, key: (batches.append(batch), sample(params, buffers, batch, key))[1]
+    policy.act(seen)
+    (batch,) = batches
+    model, first = policy._model.module(policy._model.params, policy._model.buffers), NUM_PIECES
+    for row, o in enumerate(seen):
+        slot = int(batch.values["action_slot"][row, 0])
+        codes = batch.tokens[row, slot - 3 : slot - 1] - first
+        likely = model.token_logits(model(batch).hidden_BTD[row, slot - 4 : slot - 2])[:, first : first + 8].argmax(-1)
+        np.testing.assert_array_equal(codes, likely)
+        vector = batch.values["proprio"][row, 0]
+        np.testing.assert_allclose(vector[:2], (codes + 0.5) / 4 - 1, atol=1e-6)
+        np.testing.assert_array_equal(vector[2 : 2 + len(o.proprio)], policy._prepare(o)["proprio"])
 
 
 @pytest.mark.parametrize(

@@ -96,6 +96,10 @@ def test_sections_that_cannot_be_built_are_refused_by_their_path(robots, changes
             "config.phases.act.model has robot.num_embodiments 3, config.embodiments has 2; make them equal",
         ),
         (
+            {"models.policy.num_codes": 5},
+            "config.phases.act.model has num_codes 5, config.vocabulary 16; make them equal, or 0 where codes are no",
+        ),
+        (
             {"models.policy.flow": None},
             "config.phases.act.objective is 'flow', its model has no such head; give config.models.policy the section",
         ),

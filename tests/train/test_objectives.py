@@ -204,16 +204,23 @@ class WithVelocity:
         assert want_keys_values
         return Output(jnp.zeros((1, T, 1)), (), (), None)
 
-    def action_prefix(self, output, slot_BK):
-        index_BK = jnp.arange(slot_BK.size).reshape(slot_BK.shape)
-        return Prefix((), index_BK[..., None], index_BK, index_BK, index_BK)
+    def action_prefix(self, output, values):
+        shape = values["action_slot"].shape
+        index_BK = jnp.arange(shape[0] * shape[1]).reshape(shape)
+        return Prefix((), index_BK[..., None], index_BK[..., None], index_BK, index_BK, index_BK)
 
     @property
     def flow(self):
         return self
 
     def velocity(self, noisy_BKCA, tau_BK, embodiment_BK, prefix):
-        indices = [prefix.hidden_BKD[..., 0], prefix.lo_BK, prefix.hi_BK, prefix.position_BK]
+        indices = [
+            prefix.hidden_BKD[..., 0],
+            prefix.proprio_BKA[..., 0],
+            prefix.lo_BK,
+            prefix.hi_BK,
+            prefix.position_BK,
+        ]
         return self.field(noisy_BKCA, tau_BK[..., None, None], embodiment_BK[..., None, None], indices)
 
 

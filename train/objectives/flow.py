@@ -28,8 +28,8 @@ def loss(model: Model, batch: Any, key: jax.Array, *, options: Options) -> Loss:
     """Mean squared error of the velocity over the actions that exist; never a loss over padding."""
     output, values = model(batch, want_keys_values=True), batch.values
     repeat = lambda x: jnp.repeat(x, options.samples, axis=1)  # noqa: E731
-    prefix = model.action_prefix(output, values["action_slot"])
-    per_chunk = ("hidden_BKD", "lo_BK", "hi_BK", "position_BK")
+    prefix = model.action_prefix(output, values)
+    per_chunk = ("hidden_BKD", "proprio_BKA", "lo_BK", "hi_BK", "position_BK")
     prefix = dataclasses.replace(prefix, **{name: repeat(getattr(prefix, name)) for name in per_chunk})
     mask_BKCA = repeat(values["action_mask"] & (values["action_slot"] >= 0)[:, :, None, None])
     action_BKCA = jnp.where(mask_BKCA, repeat(values["action"]), 0.0)

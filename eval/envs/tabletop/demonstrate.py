@@ -18,9 +18,10 @@ MEMORY = 0.8  # share of a disturbance that is still there one control step late
 
 @dataclasses.dataclass
 class Demonstration:
-    """An episode, one entry a step: image uint8[64,64,3], proprioception float32[n+4], action float32[n+1], points,
-    plan
-    float32[4]."""
+    """An episode, one entry a step.
+
+    image uint8[64,64,3], proprioception float32[n+4], action float32[n+1], points, plan float32[4].
+    """
 
     instruction: str
     success: bool
@@ -31,16 +32,20 @@ class Demonstration:
     plans: list[np.ndarray] = dataclasses.field(default_factory=list)
 
 
-def demonstrate(env: Tabletop, seed: int, noise: float = 0.0) -> Demonstration:
+def demonstrate(env: Tabletop, seed: int, noise: float = 0.0, anywhere: bool = False, hold: int = 0) -> Demonstration:
     """The expert in the episode of `seed`.
 
-    The standard deviation of the disturbance of each joint is drawn for the episode between 0 and `noise` radians.
+    The standard deviation of the disturbance of each joint is drawn for the episode between 0 and `noise` radians. A
+    start `anywhere` over the table shows how to go on from where a policy gets by its own mistakes, without the
+    disturbances that make a chunk of actions unpredictable. After success the expert goes on for `hold` steps, which
+    show how to stay.
     """
     rng = np.random.default_rng([seed, 1])
     level, push = rng.uniform(0, noise), np.zeros(env.action_size)
-    observation = env.reset(seed)
+    observation = env.reset(seed, anywhere)
     episode = Demonstration(env.instruction, success=False)
-    while not episode.success and len(episode.actions) < env.max_steps:
+    left = env.max_steps
+    while left:
         action = env.expert_action()
         episode.images.append(observation["image"])
         episode.proprio.append(observation["proprio"])
@@ -48,6 +53,9 @@ def demonstrate(env: Tabletop, seed: int, noise: float = 0.0) -> Demonstration:
         episode.points.append(env.grounded())
         episode.plans.append(env.plan())
         push[:-1] = MEMORY * push[:-1] + np.sqrt(1 - MEMORY**2) * rng.normal(0, level, env.num_joints)
-        _, episode.success = env.step(action + push, render=False)
+        _, solved = env.step(action + push, render=False)
         observation = env.observe()
+        left -= 1
+        if solved and not episode.success:
+            episode.success, left = True, hold
     return episode

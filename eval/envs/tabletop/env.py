@@ -56,11 +56,14 @@ class Tabletop:
         self._first_body = self.model.body("object0").id
         self.instruction = ""
 
-    def reset(self, seed: int) -> Observation:
-        """Starts the episode of `seed`; the wording does not change what lies on the table."""
+    def reset(self, seed: int, anywhere: bool = False) -> Observation:
+        """Starts the episode of `seed`; the wording does not change what lies on the table.
+
+        The arm starts behind the objects, or with `anywhere` at any place over the table, as in the midst of a task.
+        """
         rng = self._rng(seed, "episode")
         self.layout, self.goal = TASKS[self.task].sample(rng)
-        tip = rng.uniform(START_LOW, START_HIGH)
+        tip = rng.uniform(SCENE_LOW, SCENE_HIGH) if anywhere else rng.uniform(START_LOW, START_HIGH)
         self.instruction = language.instruction(rng, self.wording, self.task, self.layout, self.goal)
         self._set_up(tip, opening=0.0)
         mujoco.mj_forward(self.model, self.data)

@@ -147,16 +147,16 @@ def place(model: mujoco.MjModel, data: mujoco.MjData, layout: Layout) -> None:
     mujoco.mj_resetData(model, data)
     ids, prototypes = _prototypes()
     for slot in range(NUM_OBJECTS):
-        pose = data.joint(f"object{slot}").qpos
-        if slot >= len(layout.objects):
-            pose[:] = (AWAY, slot, 0.026, 1, 0, 0, 0)
-            continue
-        item = layout.objects[slot]
-        body, source = model.body(f"object{slot}").id, ids[item.shape]
+        item = layout.objects[slot] if slot < len(layout.objects) else None
+        body, source = model.body(f"object{slot}").id, ids[item.shape if item else "cube"]
         geom, source_geom = model.body_geomadr[body], prototypes.body_geomadr[source]
         for field in BODY_FIELDS:
             getattr(model, field)[body] = getattr(prototypes, field)[source]
         for field in GEOM_FIELDS:
             getattr(model, field)[geom] = getattr(prototypes, field)[source_geom]
+        pose = data.joint(f"object{slot}").qpos
+        if item is None:
+            pose[:] = (AWAY, slot, 0.026, 1, 0, 0, 0)
+            continue
         model.geom_rgba[geom, :3] = COLOURS[item.colour]
         pose[:] = (*item.xy, item.height / 2, np.cos(item.turn / 2), 0, 0, np.sin(item.turn / 2))
