@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import os
 import pathlib
 import platform
 import tempfile
@@ -100,6 +101,14 @@ def measure(step_ms: float, batch_size: int, num_batches: int, cache_dir: str) -
     }
 
 
+def _machine() -> str:
+    """Processor model and cores; Linux keeps the model where `platform` does not look."""
+    info = pathlib.Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    models = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return f"{next(iter(models), platform.processor() or platform.machine())}, {os.cpu_count()} cores"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Speed of the input pipeline.")
     parser.add_argument("--step_ms", type=float, default=400)
@@ -109,7 +118,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as cache_dir:
         figures = measure(options.step_ms, options.batch_size, options.num_batches, cache_dir)
-    setting = {"step_ms": options.step_ms, "batch_size": options.batch_size, "machine": platform.processor()}
+    setting = {"step_ms": options.step_ms, "batch_size": options.batch_size, "machine": _machine()}
     result = json.dumps({**setting, "numpy": np.__version__, **figures}, indent=2)
     print(result)
     if options.out:

@@ -4,11 +4,12 @@
 
 Expect, in runs/demo/report.html: 2.5 bits a byte on held-out text (a trigram model: 2.9), a student within 1 % of its
 teacher's text loss, and three arms that with one set of weights reach what they are told to in 96 % of unseen episodes
-and push it to its zone in 65 %; 29 % and 7 % with a shuffled instruction, next to none with a blank image.
+and push it to its zone in 65 %; 29 % and 7 % with a shuffled instruction, next to none with a blank image. Another
+seed gave 98 % and 77 %.
 
-What the success hangs on: names as heavy targets (`name_weight`), or words bind to what is seen late or never; attention
-before the recurrent layer; a plan that reaches the action expert as numbers; demonstrations that start anywhere, go on
-after success and are free of noise.
+What the success hangs on: names as heavy targets (`name_weight`), or words bind to what is seen late or never;
+attention before the recurrent layer; a plan that reaches the action expert as numbers; demonstrations that start
+anywhere, go on after success and are free of noise.
 """
 
 from ml_collections import ConfigDict
