@@ -11,3 +11,12 @@ def quick_compilation():
     yield
     jax.config.update("jax_disable_most_optimizations", False)
     jax.clear_caches()  # what was compiled so rounds differently; no other module may meet it
+
+
+@pytest.fixture(scope="module")
+def own_cache(tmp_path_factory):
+    """Tokens are cached in a folder of the test's own, and the machine's speed is given rather than measured."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("train.build.CACHE", tmp_path_factory.mktemp("cache"))
+        patch.setattr("train.metrics.peak_flops", lambda: (1e9, "given"))
+        yield

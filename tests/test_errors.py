@@ -34,16 +34,8 @@ from tests.train.tiny_config import robot_config, text_config
 from train.build import build_phase
 from train.phases import run
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
+pytestmark = pytest.mark.usefixtures("quick_compilation", "own_cache")
 PROPRIO, ACTION = 4, 2  # widths of arm2 in `robot_config`
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _own_cache(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("train.build.CACHE", tmp_path_factory.mktemp("cache"))
-        patch.setattr("train.metrics.peak_flops", lambda: (1e9, "given"))
-        yield
 
 
 @pytest.fixture(scope="module")

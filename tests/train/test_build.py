@@ -13,15 +13,7 @@ from train.checkpoint import Checkpoint
 from train.phases import run
 from train.sections import Sections
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _own_cache(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("train.build.CACHE", tmp_path_factory.mktemp("cache"))
-        patch.setattr("train.metrics.peak_flops", lambda: (1e9, "given"))
-        yield
+pytestmark = pytest.mark.usefixtures("quick_compilation", "own_cache")
 
 
 @pytest.fixture(scope="module")
