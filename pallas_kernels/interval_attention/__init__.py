@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from pallas_kernels.interval_attention import reference
+from pallas_kernels import backend as backends
 
 __all__ = ["apply_sink", "interval_attention", "merge"]
 
@@ -26,6 +26,7 @@ def interval_attention(
     scale: float,
     softcap: float | None = None,
     block: int = DEFAULT_BLOCK,
+    backend: backends.Backend = "auto",
 ) -> tuple[jax.Array, jax.Array]:
     """Softmax attention in which query t attends to the keys [lo_t, hi_t).
 
@@ -39,7 +40,9 @@ def interval_attention(
         hi_BT: int32, one past the last key of each row.
         scale: what the scores are multiplied by, a Python float.
         softcap: if given, scores become `softcap * tanh(score / softcap)` (Gemma 2, arXiv 2408.00118).
-        block: queries and keys per tile, at least 1; one tile is used where it covers them all.
+        block: queries and keys per tile of the reference, at least 1; one tile is used where it covers them all. The
+            kernels have tiles of their own.
+        backend: "auto" or the one that must be used, see `pallas_kernels.backend.select`.
 
     Returns:
         out_BTHh in the dtype of q, and lse_BTH float32, the natural logsumexp of each row's scores. A row without keys
@@ -47,10 +50,12 @@ def interval_attention(
         2307.08691, section 3.1), by reverse mode only.
 
     Raises:
-        ValueError: shapes that do not fit together.
+        ValueError: shapes that do not fit together, or a forced backend that cannot serve the call.
     """
     _check(q_BTHh, k_BSKh, v_BSKh, lo_BT, hi_BT, block)
-    return _attend(q_BTHh, k_BSKh, v_BSKh, lo_BT, hi_BT, float(scale), softcap, block)
+    name = backends.select("interval_attention", backend, q_BTHh, k_BSKh, softcap=softcap)
+    options = {"scale": float(scale), "softcap": softcap} | ({"block": block} if name == "reference" else {})
+    return _attend(q_BTHh, k_BSKh, v_BSKh, lo_BT, hi_BT, name, tuple(options.items()))
 
 
 def merge(outs: Sequence[jax.Array], lses: Sequence[jax.Array]) -> tuple[jax.Array, jax.Array]:
@@ -69,19 +74,19 @@ def apply_sink(out_BTHh: jax.Array, lse_BTH: jax.Array, sink_H: jax.Array) -> ja
     return (out_BTHh * jax.nn.sigmoid(lse_BTH - sink_H.astype(jnp.float32))[..., None]).astype(out_BTHh.dtype)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6, 7))
-def _attend(q, k, v, lo, hi, scale, softcap, block):
-    return reference.forward(q, k, v, lo, hi, scale=scale, softcap=softcap, block=block)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))
+def _attend(q, k, v, lo, hi, name, options):
+    return backends.module("interval_attention", name).forward(q, k, v, lo, hi, **dict(options))
 
 
-def _attend_forward(q, k, v, lo, hi, scale, softcap, block):
-    out, lse = reference.forward(q, k, v, lo, hi, scale=scale, softcap=softcap, block=block)
+def _attend_forward(q, k, v, lo, hi, name, options):
+    out, lse = _attend(q, k, v, lo, hi, name, options)
     return (out, lse), (q, k, v, lo, hi, out, lse)
 
 
-def _attend_backward(scale, softcap, block, residuals, cotangents):
-    gradients = reference.backward(*residuals, *cotangents, scale=scale, softcap=softcap, block=block)
-    return (*gradients, None, None)  # lo and hi are integers
+def _attend_backward(name, options, residuals, cotangents):
+    kernels = backends.module("interval_attention", name)
+    return (*kernels.backward(*residuals, *cotangents, **dict(options)), None, None)  # lo and hi are integers
 
 
 _attend.defvjp(_attend_forward, _attend_backward)
