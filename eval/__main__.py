@@ -19,6 +19,7 @@ from configs import command
 from configs.schema import parse, to_plain
 from eval import tabletop, text
 from eval.config import EvaluateConfig, completed
+from model.startup import prepare_kernels
 from serving.generate import generate
 from serving.model import LoadedModel
 from serving.policy import Policy
@@ -26,6 +27,7 @@ from train.checkpoint import Checkpoint
 
 
 def main(config: ConfigDict, workdir: Path) -> None:
+    prepare_kernels()
     judge(parse(EvaluateConfig, config.get("evaluate", {}), "config.evaluate"), to_plain(config), workdir)
 
 

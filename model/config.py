@@ -11,7 +11,17 @@ import math
 from typing import Literal
 
 Mixer = Literal["local", "global", "recurrent"]
-FeedForward = Literal["dense", "moe"]
+FeedForward = Literal["dense", "moe", "dense_moe"]  # dense_moe: both side by side, see model.dense_moe
+Kernels = Literal["auto", "reference", "gpu", "tpu"]
+
+# The kinds of layer that each section describes.
+_KINDS = {
+    "local_attention": ("local",),
+    "global_attention": ("global",),
+    "recurrent": ("recurrent",),
+    "dense": ("dense", "dense_moe"),
+    "moe": ("moe", "dense_moe"),
+}
 
 
 def _require(condition: bool, field: str, given: object, allowed: str) -> None:
@@ -25,6 +35,17 @@ def _positive(section: object, *fields: str) -> None:
 
 
 @dataclasses.dataclass(frozen=True)
+class NormConfig:
+    """Root-mean-square normalisation, everywhere in a model."""
+
+    epsilon: float = 1e-6
+    offset: bool = True  # multiply by 1 + scale, as Gemma up to 3; False: by scale, as most others
+
+    def __post_init__(self):
+        _positive(self, "epsilon")
+
+
+@dataclasses.dataclass(frozen=True)
 class AttentionConfig:
     """Grouped-query attention; one section for `local` layers and one for `global` layers."""
 
@@ -34,7 +55,10 @@ class AttentionConfig:
     window: int | None = None  # keys a query sees, itself included; local layers only
     rope_base: float = 10_000.0
     rope_scale: float = 1.0  # positions are divided by it
+    rope_fraction: float = 1.0  # share of the pairs that turn, highest frequencies first
     qk_norm: bool = True
+    value_norm: bool = False  # values over their root mean square, without a scale
+    tied_values: bool = False  # values are projected as keys are; they are neither turned nor scaled
     query_scale: float | None = None  # None: head_dim ** -0.5
     softcap: float | None = None  # logits = softcap * tanh(logits / softcap)
     sink: bool = False  # one learned logit a head that takes probability and gives nothing
@@ -47,6 +71,8 @@ class AttentionConfig:
             self.num_heads,
             f"a multiple of num_kv_heads ({self.num_kv_heads})",
         )
+        share = self.rope_fraction
+        _require(0 < share <= 1, "rope_fraction", share, "above 0, and at most 1 (all pairs)")
         even = self.head_dim > 0 and self.head_dim % 2 == 0
         _require(even, "head_dim", self.head_dim, "a positive even number, as RoPE needs pairs")
         _require(self.window is None or self.window > 0, "window", self.window, "a positive number of keys")
@@ -89,6 +115,8 @@ class MoEConfig:
     shared_dim: int = 0  # of the shared expert that every token takes; 0 = none
     activation: Literal["gelu", "silu"] = "silu"
     router: Literal["softmax", "sigmoid"] = "softmax"
+    router_norm: bool = False  # the router reads x / rms(x) * scale / sqrt(D) with a learned scale
+    expert_scale: bool = False  # one learned factor an expert, on its weight after renormalisation
     balance_loss: float = 0.01  # weight of the load-balancing loss (Switch, eq. 4); 0 = off
     bias_rate: float = 0.0  # step of the loss-free balancing bias (arXiv 2408.15664); 0 = off
     z_loss: float = 1e-3  # weight of the router z-loss (ST-MoE, eq. 5); 0 = off
@@ -187,35 +215,33 @@ class ModelConfig:
     robot: RobotConfig | None = None
     bins: BinsHeadConfig | None = None
     flow: FlowHeadConfig | None = None
+    norm: NormConfig = dataclasses.field(default_factory=NormConfig)
     norms: Literal["pre", "sandwich"] = "pre"  # sandwich: RMSNorm before and after each sub-layer (Gemma 3)
+    layer_scale: bool = False  # each layer's output times one learned number
     scale_embeddings: bool = True  # multiply by sqrt(D)
     num_codes: int = 0  # the vocabulary's last ids, if they are numbers in order: neighbours then begin alike
     tied_head: bool = True
     final_softcap: float | None = None
     dtype: Literal["float32", "bfloat16"] = "float32"  # of activations; parameters are float32
     remat: Literal["none", "block", "dots"] = "none"
+    scan: bool = True  # one compiled body for all repeats of the pattern; caches need False, see model.layers
+    kernels: Kernels = "auto"  # backend of the operations in pallas_kernels; a forced one must serve every call
 
     def __post_init__(self):
         _positive(self, "model_dim", "num_layers")
         _require(len(self.pattern) > 0, "pattern", self.pattern, "at least one of 'local', 'global', 'recurrent'")
-        _require(len(self.ffn) > 0, "ffn", self.ffn, "at least one of 'dense', 'moe'")
+        _require(len(self.ffn) > 0, "ffn", self.ffn, "at least one of 'dense', 'moe', 'dense_moe'")
         cap = self.final_softcap
         _require(cap is None or cap > 0, "final_softcap", cap, "a positive number or None")
         _require(self.num_codes >= 0, "num_codes", self.num_codes, "0 or more")
         used = set(self.mixers) | set(self.feed_forwards)
-        sections = {
-            "local": "local_attention",
-            "global": "global_attention",
-            "recurrent": "recurrent",
-            "dense": "dense",
-            "moe": "moe",
-        }
-        for kind, section in sections.items():
-            given = getattr(self, section) is not None
-            if kind in used and not given:
-                raise ValueError(f"{section} is None but the layers use {kind!r}; give the section {section}")
-            if kind not in used and given:
-                raise ValueError(f"{section} is given but none of the {self.num_layers} layers is {kind!r}; remove it")
+        for section, kinds in _KINDS.items():
+            given, using = getattr(self, section) is not None, [kind for kind in kinds if kind in used]
+            if using and not given:
+                raise ValueError(f"{section} is None but the layers use {using[0]!r}; give the section {section}")
+            if given and not using:
+                names = " or ".join(map(repr, kinds))
+                raise ValueError(f"{section} is given but none of the {self.num_layers} layers is {names}; remove it")
         if self.local_attention is not None and self.local_attention.window is None:
             raise ValueError("local_attention.window is None; a local layer needs the number of keys it sees")
         if self.global_attention is not None and self.global_attention.window is not None:
@@ -235,6 +261,11 @@ class ModelConfig:
     def feed_forwards(self) -> tuple[FeedForward, ...]:
         """The feed-forward of each layer."""
         return tuple(self.ffn[i % len(self.ffn)] for i in range(self.num_layers))
+
+    @property
+    def num_repeats(self) -> int:
+        """Whole periods that one scan runs through; the layers after them, or all of them, stand one by one."""
+        return self.num_layers // self.period if self.scan else 0
 
     @property
     def period(self) -> int:

@@ -100,17 +100,19 @@ def _mixer_flops(config: ModelConfig, mixer: str) -> float:
 def _attention_flops(attention: AttentionConfig, width: int) -> float:
     """Query, key, value and output projections of one token."""
     H, K, h = attention.num_heads, attention.num_kv_heads, attention.head_dim
-    return 2 * width * h * (H + 2 * K) + 2 * H * h * width
+    return 2 * width * h * (H + (1 if attention.tied_values else 2) * K) + 2 * H * h * width
 
 
 def _ffn_flops(config: ModelConfig, ffn: str) -> float:
-    D = config.model_dim
-    if ffn == "dense":
+    D, flops = config.model_dim, 0
+    if ffn != "moe":
         assert config.dense is not None
-        return 6 * D * config.dense.hidden_dim
-    assert config.moe is not None
-    moe = config.moe
-    return 2 * D * moe.num_experts + 6 * D * (moe.top_k * moe.hidden_dim + moe.shared_dim)
+        flops += 6 * D * config.dense.hidden_dim
+    if ffn != "dense":
+        assert config.moe is not None
+        moe = config.moe
+        flops += 2 * D * moe.num_experts + 6 * D * (moe.top_k * moe.hidden_dim + moe.shared_dim)
+    return flops
 
 
 def _image_flops(config: ModelConfig) -> float:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from model.block import KeysValues
+from model.cache import Cache
 from model.config import ModelConfig
 from model.embedders.image import ImageEmbedder
 from model.embedders.text import TokenEmbedder
@@ -49,7 +50,7 @@ class Model(nnx.Module):
         if config.robot is not None:
             self.proprio = VectorEmbedder(init / "proprio", config.robot.num_embodiments, config.robot.width, D)
         self.stack = Stack(init / "stack", config)
-        self.norm = RMSNorm(init / "norm", D)
+        self.norm = RMSNorm(init / "norm", D, config=config.norm)
         self.token_head = TokenHead(init / "token_head", vocab_size, D, config.tied_head, config.final_softcap)
         if config.bins is not None:
             assert config.robot is not None
@@ -61,6 +62,15 @@ class Model(nnx.Module):
         structure = structure_of(batch.segment_ids, batch.positions, batch.span_ids)
         x_BTD, keys_values, router = self.stack(self.embed(batch), structure, want_keys_values=want_keys_values)
         return Output(self.norm(x_BTD), keys_values, router, structure)
+
+    def extend(self, batch: Any, cache: Cache) -> tuple[jax.Array, Cache]:
+        """hidden_BTD (normalised) of the slots that come after those in the cache, and the cache with them.
+
+        `batch` holds one slot for each row, or a piece of each row as `structure_of` asks; needs `config.scan=False`.
+        """
+        structure = structure_of(batch.segment_ids, batch.positions, batch.span_ids, cache.past)
+        x_BTD, layers = self.stack.extend(self.embed(batch), structure, cache.layers)
+        return self.norm(x_BTD), Cache(cache.past.then(structure, batch.segment_ids), layers)
 
     def embed(self, batch: Any) -> jax.Array:
         """Token embeddings, with the slots of images and vectors taken by their embedders' outputs."""
@@ -126,9 +136,9 @@ def axes_of(model: Model) -> tuple[Any, Any]:
 
 def next_buffers(config: ModelConfig, buffers: Any, router: tuple[RouterStats, ...]) -> Any:
     """The buffers for the next step: every MoE layer's balancing bias as its router left it."""
-    moe_layers = [i for i, kind in enumerate(config.feed_forwards) if kind == "moe"]
+    moe_layers = [i for i, kind in enumerate(config.feed_forwards) if kind != "dense"]
     bias_E = {layer: jax.lax.stop_gradient(stats.bias_E) for layer, stats in zip(moe_layers, router, strict=True)}
-    scanned = config.num_layers // config.period * config.period
+    scanned = config.num_repeats * config.period
 
     def updated(path, _):
         group, index = path[1].key, int(path[2].key)

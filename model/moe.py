@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from model.config import MoEConfig
+from model.config import Kernels, MoEConfig, NormConfig
 from model.dense import ACTIVATIONS, Dense
-from model.init import Init, fan_in, zeros
+from model.init import Init, fan_in, ones, zeros
+from model.norm import rms_normalise
 from pallas_kernels.grouped_matmul import grouped_matmul
 
 
@@ -34,29 +35,44 @@ class RouterStats:
 class MoE(nnx.Module):
     """sum over the top-k experts e of weight_e * expert_e(x), plus the shared expert; no token is ever dropped."""
 
-    def __init__(self, init: Init, config: MoEConfig, model_dim: int):
+    def __init__(
+        self,
+        init: Init,
+        config: MoEConfig,
+        model_dim: int,
+        kernels: Kernels = "auto",
+        norm: NormConfig | None = None,
+    ):
         D, F, E = model_dim, config.hidden_dim, config.num_experts
-        self.config = config
+        self.config, self.epsilon = config, (norm or NormConfig()).epsilon
+        self.kernels: Kernels = kernels
         self.router = init.param("router", (D, E), ("embed", "experts"), fan_in(D))
         self.bias = init.buffer("bias", (E,), ("experts",), zeros)
+        if config.router_norm:
+            self.router_scale = init.param("router_scale", (D,), ("embed",), ones)
+        if config.expert_scale:
+            self.expert_scale = init.param("expert_scale", (E,), ("experts",), ones)
         self.gate_up = init.param("gate_up", (E, D, 2 * F), ("experts", "embed", "mlp"), fan_in(D))
         self.down = init.param("down", (E, F, D), ("experts", "mlp", "embed"), fan_in(F))
         if config.shared_dim:
             self.shared = Dense(init / "shared", D, config.shared_dim, config.activation)
 
-    def __call__(self, x_BTD: jax.Array, real_BT: jax.Array) -> tuple[jax.Array, RouterStats]:
+    def __call__(
+        self, x_BTD: jax.Array, real_BT: jax.Array, routed_BTD: jax.Array | None = None
+    ) -> tuple[jax.Array, RouterStats]:
+        """`routed_BTD` is what the router reads, if not what the experts do."""
         x_MD, k = x_BTD.reshape(-1, x_BTD.shape[-1]), self.config.top_k
-        expert_Mk, weight_Mk, stats = self.route(x_MD, real_BT.reshape(-1))
+        routed_MD = x_MD if routed_BTD is None else routed_BTD.reshape(x_MD.shape)
+        expert_Mk, weight_Mk, stats = self.route(routed_MD, real_BT.reshape(-1))
 
         order = jnp.argsort(expert_Mk.reshape(-1), stable=True)  # (token, choice) pairs sorted by expert
         sizes_E = jnp.bincount(expert_Mk.reshape(-1), length=self.config.num_experts).astype(jnp.int32)
         # Repeat, then permute: every row is read once, so the gradient is a permutation and a sum of fixed order.
         rows = jnp.repeat(x_MD, k, axis=0).at[order].get(unique_indices=True)
-        rows = grouped_matmul(rows, self.gate_up[...].astype(x_MD.dtype), sizes_E)
+        rows = grouped_matmul(rows, self.gate_up[...].astype(x_MD.dtype), sizes_E, backend=self.kernels)
         gate, up = jnp.split(rows, 2, axis=-1)
-        rows = grouped_matmul(
-            ACTIVATIONS[self.config.activation](gate) * up, self.down[...].astype(x_MD.dtype), sizes_E
-        )
+        rows = ACTIVATIONS[self.config.activation](gate) * up
+        rows = grouped_matmul(rows, self.down[...].astype(x_MD.dtype), sizes_E, backend=self.kernels)
 
         y_MkD = rows.at[jnp.argsort(order)].get(unique_indices=True).reshape(*expert_Mk.shape, -1)
         y_MD = jnp.einsum("mkd,mk->md", y_MkD, weight_Mk.astype(x_MD.dtype))
@@ -65,16 +81,21 @@ class MoE(nnx.Module):
         return y_MD.reshape(x_BTD.shape), stats
 
     def route(self, x_MD: jax.Array, real_M: jax.Array) -> tuple[jax.Array, jax.Array, RouterStats]:
-        """Choose top-k experts by score + bias and weight them by their scores alone, renormalised to sum to 1.
+        """Choose top-k experts by score + bias; weights are their scores alone, summing to 1, times any expert scale.
 
         The bias moves the choice, not the output (arXiv 2408.15664). Everything in float32.
         """
         config = self.config
-        logits_ME = x_MD.astype(jnp.float32) @ self.router[...]
+        x_MD = x_MD.astype(jnp.float32)
+        if config.router_norm:
+            x_MD = rms_normalise(x_MD, self.epsilon) * self.router_scale[...] * x_MD.shape[-1] ** -0.5
+        logits_ME = x_MD @ self.router[...]
         scores_ME = jax.nn.softmax(logits_ME) if config.router == "softmax" else jax.nn.sigmoid(logits_ME)
         _, expert_Mk = jax.lax.top_k(scores_ME + self.bias[...], config.top_k)
         weight_Mk = jnp.take_along_axis(scores_ME, expert_Mk, axis=-1)
         weight_Mk = weight_Mk / jnp.maximum(jnp.sum(weight_Mk, axis=-1, keepdims=True), 1e-9)
+        if config.expert_scale:
+            weight_Mk = weight_Mk * self.expert_scale[...][expert_Mk]
 
         chosen_ME = jax.nn.one_hot(expert_Mk, config.num_experts).sum(axis=1)
         probability_ME = scores_ME / jnp.sum(scores_ME, axis=-1, keepdims=True)

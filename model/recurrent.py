@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from model.config import RecurrentConfig
+from model.cache import StateCache
+from model.config import Kernels, RecurrentConfig
 from model.hippo import legs_eigenvalues
 from model.init import Init, fan_in, normal
 from model.structure import Structure
@@ -21,7 +22,8 @@ class Recurrent(nnx.Module):
     symmetry: only the N states with positive imaginary part are kept, hence 2 Re. The scan runs in float32.
     """
 
-    def __init__(self, init: Init, config: RecurrentConfig, model_dim: int):
+    def __init__(self, init: Init, config: RecurrentConfig, model_dim: int, kernels: Kernels = "auto"):
+        self.kernels: Kernels = kernels
         D, N = model_dim, config.num_states
         eigenvalues, vectors_PN = legs_eigenvalues(N)
         low, high = np.log(config.dt_min), np.log(config.dt_max)
@@ -48,21 +50,25 @@ class Recurrent(nnx.Module):
         self.gate = init.param("gate", (D, D), ("embed", "embed_out"), fan_in(D))
         self.out = init.param("out", (D, D), ("embed_out", "embed"), fan_in(D))
 
-    def __call__(self, x_BTD: jax.Array, structure: Structure) -> jax.Array:
+    def __call__(
+        self, x_BTD: jax.Array, structure: Structure, cache: StateCache | None = None
+    ) -> tuple[jax.Array, StateCache | None]:
+        """Returns y_BTD, and the state after the row's last real slot where a cache is given."""
         dtype = x_BTD.dtype
         a_re, a_im, b_re, b_im = self.discretised()
         u_re = jnp.einsum("btd,dn->btn", x_BTD, self.input_re[...].astype(dtype)).astype(jnp.float32)
         u_im = jnp.einsum("btd,dn->btn", x_BTD, self.input_im[...].astype(dtype)).astype(jnp.float32)
-        h_re, h_im = diagonal_scan(a_re, a_im, b_re * u_re - b_im * u_im, b_re * u_im + b_im * u_re, structure.keep_BT)[
-            :2
-        ]
+        x_re, x_im = b_re * u_re - b_im * u_im, b_re * u_im + b_im * u_re
+        h0 = None if cache is None else (cache.re_BN, cache.im_BN)
+        h_re, h_im, _ = diagonal_scan(a_re, a_im, x_re, x_im, structure.keep_BT, h0, backend=self.kernels)
         y_BTD = 2 * (
             jnp.einsum("btn,nd->btd", h_re.astype(dtype), self.output_re[...].astype(dtype))
             - jnp.einsum("btn,nd->btd", h_im.astype(dtype), self.output_im[...].astype(dtype))
         )
         y_BTD = jax.nn.gelu(y_BTD + self.skip[...].astype(dtype) * x_BTD)
         gate_BTD = jax.nn.sigmoid(y_BTD @ self.gate[...].astype(dtype))
-        return (y_BTD * gate_BTD) @ self.out[...].astype(dtype)
+        kept = None if cache is None else cache.after(h_re, h_im, structure)
+        return (y_BTD * gate_BTD) @ self.out[...].astype(dtype), kept
 
     def discretised(self) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
         """A = exp(lambda dt) and the input factor (A - 1) / lambda as real and imaginary planes, each [N] (S5, eq.

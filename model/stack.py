@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from model.block import Block, KeysValues
+from model.cache import LayerCache
 from model.config import ModelConfig
 from model.init import Init
 from model.moe import RouterStats
@@ -21,7 +22,7 @@ class Stack(nnx.Module):
 
     def __init__(self, init: Init, config: ModelConfig):
         self.config = config
-        period, repeats = config.period, config.num_layers // config.period
+        period, repeats = config.period, config.num_repeats
         self.repeated = nnx.List(
             [Block(init.stacked(tuple(range(p, repeats * period, period))), config, p) for p in range(period)]
             if repeats
@@ -43,13 +44,27 @@ class Stack(nnx.Module):
         per_layer: list[tuple[Any, Any]] = []
         if self.repeated:
             x_BTD, stacked = jax.lax.scan(repeat, x_BTD, [state for _, state in split])
-            for i in range(self.config.num_layers // self.config.period):
+            for i in range(self.config.num_repeats):
                 per_layer += jax.tree.map(lambda leaf: leaf[i], stacked)  # noqa: B023
         if self.remainder:
             x_BTD, tail = self._run(self.remainder, x_BTD, structure, want_keys_values)
             per_layer += tail
         keys_values = tuple(kv for kv, _ in per_layer if kv is not None)
         return x_BTD, keys_values, tuple(stats for _, stats in per_layer if stats is not None)
+
+    def extend(
+        self, x_BTD: jax.Array, structure: Structure, caches: tuple[LayerCache, ...]
+    ) -> tuple[jax.Array, tuple[LayerCache, ...]]:
+        """The slots that come after those in the caches, one for each layer; needs `scan=False`.
+
+        A scan over layers would copy every layer's cache in every step.
+        """
+        assert not self.repeated, "extend needs the layers one by one"
+        extended = []
+        for block, cache in zip(self.remainder, caches, strict=True):
+            x_BTD, cache, _ = block(x_BTD, structure, cache)
+            extended.append(cache)
+        return x_BTD, tuple(extended)
 
     def _run(self, blocks, x_BTD, structure, want_keys_values):
         outs = []

@@ -14,6 +14,7 @@ class Structure:
     """Derived from `segment_ids`, `positions` and `span_ids`; see `structure_of`.
 
     Shapes:
+        slot_BT: int32. Where the slot stands in its row.
         start_BT: int32. First slot of the slot's segment.
         span_start_BT, span_end_BT: int32. The slot's bidirectional span as [start, end); [t, t + 1) where there is
         none.
@@ -22,6 +23,7 @@ class Structure:
         real_BT: bool. False in padding.
     """
 
+    slot_BT: jax.Array
     start_BT: jax.Array
     span_start_BT: jax.Array
     span_end_BT: jax.Array
@@ -35,24 +37,58 @@ class Structure:
         Causal inside the segment and the `window` last keys (None: all), joined with the slot's own bidirectional
         span. Both sets contain t, so their union is one interval.
         """
-        slot_T = jnp.arange(self.start_BT.shape[1], dtype=jnp.int32)
-        lo = self.start_BT if window is None else jnp.maximum(self.start_BT, slot_T - window + 1)
+        lo = self.start_BT if window is None else jnp.maximum(self.start_BT, self.slot_BT - window + 1)
         lo_BT, hi_BT = jnp.minimum(lo, self.span_start_BT), self.span_end_BT
         return lo_BT, jnp.where(self.real_BT, hi_BT, lo_BT)
 
 
-def structure_of(segment_ids_BT: jax.Array, positions_BT: jax.Array, span_ids_BT: jax.Array) -> Structure:
-    """Derive the structure of a packed batch (shapes as in `data.batch.Batch`)."""
-    slot_BT = jnp.broadcast_to(jnp.arange(segment_ids_BT.shape[1], dtype=jnp.int32), segment_ids_BT.shape)
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Past:
+    """The slots of each row that a cache has seen: how many, and the first slot and the id of the segment they end in.
+
+    num_B, start_B, segment_B: int32.
+    """
+
+    num_B: jax.Array
+    start_B: jax.Array
+    segment_B: jax.Array
+
+    def then(self, structure: Structure, segment_ids_BT: jax.Array) -> Past:
+        """The past after the real slots of `structure`, which come first in every row."""
+        real_B = structure.real_BT.sum(1, dtype=jnp.int32)
+        last_B1 = jnp.maximum(real_B - 1, 0)[:, None]
+        at_last = lambda x_BT: jnp.take_along_axis(x_BT, last_B1, axis=1)[:, 0]  # noqa: E731
+        new = Past(at_last(structure.slot_BT) + 1, at_last(structure.start_BT), at_last(segment_ids_BT))
+        return jax.tree.map(lambda new, old: jnp.where(real_B > 0, new, old), new, self)
+
+
+def structure_of(
+    segment_ids_BT: jax.Array, positions_BT: jax.Array, span_ids_BT: jax.Array, past: Past | None = None
+) -> Structure:
+    """Derive the structure of a packed batch (shapes as in `data.batch.Batch`).
+
+    After a `past` a row goes on where it ended. A single slot (decoding) stands at each row's own end; longer pieces
+    (prefill) begin together at the end of the longest row, so rows that ended earlier must bring padding only. A span
+    must lie within one piece.
+    """
+    B, T = segment_ids_BT.shape
+    slot_BT = jnp.broadcast_to(jnp.arange(T, dtype=jnp.int32), (B, T))
     first_BT = _changed(segment_ids_BT)
+    start_B = jnp.zeros(B, jnp.int32)
+    if past is not None:
+        slot_BT += past.num_B[:, None] if T == 1 else past.num_B.max()
+        first_BT = first_BT.at[:, 0].set(segment_ids_BT[:, 0] != past.segment_B)
+        start_B = past.start_B
     in_span_BT = span_ids_BT > 0
-    edge_BT = first_BT | _changed(span_ids_BT)
+    edge_BT = _changed(segment_ids_BT) | _changed(span_ids_BT)
     span_start_BT = jax.lax.cummax(jnp.where(edge_BT, slot_BT, 0), axis=1)
     last_BT = jnp.concatenate([edge_BT[:, 1:], jnp.ones_like(edge_BT[:, :1])], axis=1)
-    span_end_BT = jax.lax.cummin(jnp.where(last_BT, slot_BT + 1, slot_BT.shape[1]), axis=1, reverse=True)
+    span_end_BT = jax.lax.cummin(jnp.where(last_BT, slot_BT + 1, jnp.iinfo(jnp.int32).max), axis=1, reverse=True)
     real_BT = segment_ids_BT > 0
     return Structure(
-        start_BT=jax.lax.cummax(jnp.where(first_BT, slot_BT, 0), axis=1),
+        slot_BT=slot_BT,
+        start_BT=jax.lax.cummax(jnp.where(first_BT, slot_BT, start_B[:, None]), axis=1),
         span_start_BT=jnp.where(in_span_BT, span_start_BT, slot_BT),
         span_end_BT=jnp.where(in_span_BT, span_end_BT, slot_BT + 1),
         keep_BT=jnp.where(first_BT | ~real_BT, 0.0, 1.0),

@@ -12,6 +12,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from configs import command
+from model.startup import prepare_kernels
 from sharding import processes
 from train.build import build_phase, check
 from train.checkpoint import CheckpointError
@@ -23,6 +24,7 @@ _PHASE = flags.DEFINE_string("phase", None, "The only phase to run; all of them,
 
 
 def main(config: ConfigDict, workdir: Path) -> None:
+    prepare_kernels()
     processes.start(processes.from_environment())
     read_sections(config)
     check(config)

@@ -63,7 +63,7 @@ class FlowHead(nnx.Module):
         mixers = [mixer for mixer in model.mixers if mixer != "recurrent"]
         self.condition = Dense(init / "condition", W, 2 * W, "silu")
         self.layers = nnx.List(
-            [ExpertLayer(init / f"layer{i}", self.config, model.attention(m)) for i, m in enumerate(mixers)]
+            [ExpertLayer(init / f"layer{i}", self.config, model.attention(m), model) for i, m in enumerate(mixers)]
         )
         self.out = init.param("out", (E, W, A), ("embodiment", "embed", "vector"), zeros)
 
@@ -106,9 +106,11 @@ class FlowHead(nnx.Module):
 class ExpertLayer(nnx.Module):
     """Attention over observation and chunk, then a gated feed-forward; both modulated by time and latent (DiT)."""
 
-    def __init__(self, init: Init, config: FlowHeadConfig, attention: AttentionConfig):
+    def __init__(self, init: Init, config: FlowHeadConfig, attention: AttentionConfig, model: ModelConfig):
         W = config.width
-        self.attention = Attention(init / "attention", dataclasses.replace(attention, sink=False), W)
+        self.attention = Attention(
+            init / "attention", dataclasses.replace(attention, sink=False), W, model.kernels, model.norm
+        )
         self.ffn = Dense(init / "dense", W, config.hidden_dim, "gelu")
         self.modulation = init.param("modulation", (W, 6, W), ("embed", None, "embed_out"), fan_in(W, gain=0.3))
 
@@ -128,12 +130,14 @@ class ExpertLayer(nnx.Module):
         y_NCW = y_BKCW.reshape(B * K, C, W)
         q_NCHh = self.attention.queries(y_NCW, position_NC)
         lo_NC = jnp.zeros((B * K, C), jnp.int32)
-        own, own_lse = interval_attention(
-            q_NCHh, *self.attention.keys_values(y_NCW, position_NC), lo_NC, lo_NC + C, **options
-        )
+        own_keys_values = self.attention.keys_values(y_NCW, position_NC)
+        # A chunk is far smaller than a kernel's tile.
+        own, own_lse = interval_attention(q_NCHh, *own_keys_values, lo_NC, lo_NC + C, **options, backend="reference")
         flat = lambda x: x.reshape(B, K * C, *x.shape[2:])  # noqa: E731
         lo_BS, hi_BS = jnp.repeat(prefix.lo_BK, C, axis=1), jnp.repeat(prefix.hi_BK, C, axis=1)
-        seen, seen_lse = interval_attention(flat(q_NCHh), *keys_values, lo_BS, hi_BS, **options)
+        seen, seen_lse = interval_attention(
+            flat(q_NCHh), *keys_values, lo_BS, hi_BS, **options, backend=self.attention.kernels
+        )
         out_BSHh, _ = merge([seen, flat(own)], [seen_lse, flat(own_lse)])
         return jnp.einsum("bshd,hdw->bsw", out_BSHh, self.attention.out[...].astype(y_NCW.dtype)).reshape(B, K, C, W)
 

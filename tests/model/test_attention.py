@@ -35,10 +35,12 @@ def by_hand(module: Attention, x_TD: np.ndarray) -> np.ndarray:
     config = module.config
     weight = lambda name: np.asarray(getattr(module, name)[...], "f8")  # noqa: E731
     project = lambda name: np.einsum("td,dnk->tnk", x_TD, weight(name))  # noqa: E731
-    q_THh, k_TKh, v_TKh = project("query"), project("key"), project("value")
+    q_THh, k_TKh, v_TKh = project("query"), project("key"), project("key" if config.tied_values else "value")
     if config.qk_norm:
         q_THh = normalised(q_THh) * (1 + np.asarray(module.query_norm.scale[...], "f8"))
         k_TKh = normalised(k_TKh) * (1 + np.asarray(module.key_norm.scale[...], "f8"))
+    if config.value_norm:
+        v_TKh = normalised(v_TKh)
     q_THh, k_TKh = rotated(q_THh, config), rotated(k_TKh, config)
     scale = config.query_scale if config.query_scale is not None else 1 / np.sqrt(h)
     out_TD = np.zeros((T, D))
@@ -71,6 +73,7 @@ def rotated(x_TNh: np.ndarray, config: AttentionConfig) -> np.ndarray:
     """Pairs (x_i, x_{i + h/2}) as complex numbers, turned by their angle."""
     pairs = x_TNh[..., : h // 2] + 1j * x_TNh[..., h // 2 :]
     frequency = config.rope_base ** (-2 * np.arange(h // 2) / h)
+    frequency[int(config.rope_fraction * h / 2) :] = 0
     turned = pairs * np.exp(1j * POSITION[:, None, None] / config.rope_scale * frequency)
     return np.concatenate([turned.real, turned.imag], axis=-1)
 
@@ -88,6 +91,9 @@ def inputs():
         {"window": 3, "qk_norm": False},
         {"softcap": 0.7, "query_scale": 0.9},
         {"sink": True, "window": 4},
+        {"value_norm": True, "query_scale": 1.0},
+        {"tied_values": True},
+        {"tied_values": True, "value_norm": True, "rope_fraction": 0.4, "window": 5},
         {"rope_base": 50.0, "rope_scale": 2.5, "softcap": 2.0, "sink": True, "qk_norm": False},
     ],
     ids=lambda options: ", ".join(options) or "defaults",

@@ -48,6 +48,8 @@ def layers(**changes) -> ModelConfig:
         (AttentionConfig, HEADS | {"window": 0}, "window is 0; allowed: a positive number of keys"),
         (AttentionConfig, HEADS | {"rope_base": 0.0}, "rope_base is 0.0; allowed: positive"),
         (AttentionConfig, HEADS | {"rope_scale": -1.0}, "rope_scale is -1.0; allowed: positive"),
+        (AttentionConfig, HEADS | {"rope_fraction": 0.0}, "rope_fraction is 0.0; allowed: above 0, and at most 1"),
+        (AttentionConfig, HEADS | {"rope_fraction": 1.5}, "rope_fraction is 1.5; allowed: above 0, and at most 1"),
         (AttentionConfig, HEADS | {"query_scale": 0.0}, "query_scale is 0.0; allowed: a positive number or None"),
         (AttentionConfig, HEADS | {"softcap": 0.0}, "softcap is 0.0; allowed: a positive number or None"),
         (RecurrentConfig, {"num_states": 0}, "num_states is 0; allowed: positive"),
@@ -93,7 +95,12 @@ def test_a_section_refuses_a_value_by_its_field_and_says_what_is_allowed(section
         ({"recurrent": None}, "recurrent is None but the layers use 'recurrent'; give the section recurrent"),
         ({"pattern": ("global",)}, "global_attention is None but the layers use 'global'; give the section"),
         ({"ffn": ("dense", "moe")}, "moe is None but the layers use 'moe'; give the section moe"),
-        ({"moe": MoEConfig(**EXPERTS)}, "moe is given but none of the 3 layers is 'moe'; remove it"),
+        ({"moe": MoEConfig(**EXPERTS)}, "moe is given but none of the 3 layers is 'moe' or 'dense_moe'; remove"),
+        ({"ffn": ("dense_moe",)}, "moe is None but the layers use 'dense_moe'; give the section moe"),
+        (
+            {"ffn": ("dense_moe",), "moe": MoEConfig(**EXPERTS), "dense": None},
+            "dense is None but the layers use 'dense_moe'; give the section dense",
+        ),
         (
             {"pattern": ("recurrent",) * 3 + ("local",), "local_attention": AttentionConfig(**HEADS, window=2)},
             "local_attention is given but none of the 3 layers is 'local'; remove it",

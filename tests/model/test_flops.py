@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from data.batch import Batch
-from model.config import AttentionConfig, DenseConfig, ModelConfig, RecurrentConfig
+from model.config import AttentionConfig, DenseConfig, ModelConfig, MoEConfig, RecurrentConfig
 from model.flops import Work, forward_flops, train_flops, work_of
 from model.model import create, join, split
 
@@ -74,3 +74,21 @@ def test_linear_flops_of_a_dense_layer_are_two_per_weight_and_token():
     matrices = sum(p.size for p in jax.tree.leaves(params) if p.size > 10 * D)
     parts = forward_flops(config, VOCAB, Work(tokens=1, slots=1, pairs={"global": 0}))
     assert sum(parts.values()) == 2 * matrices
+
+
+def test_beside_a_dense_layer_the_router_and_the_chosen_experts_are_counted():
+    moe = MoEConfig(num_experts=8, top_k=2, hidden_dim=64)
+    config = dataclasses.replace(one_layer("global"), ffn=("dense_moe",), moe=moe)
+    work = Work(tokens=3, slots=3, pairs={"global": 0})
+    assert forward_flops(config, VOCAB, work)["ffn"] == 3 * 2 * (3 * D * 1024 + 8 * D + 2 * 3 * D * 64)
+
+
+def test_values_that_are_projected_as_keys_cost_no_projection_of_their_own():
+    config = one_layer("global")
+    tied = dataclasses.replace(config.global_attention, tied_values=True)
+    work = Work(tokens=3, slots=3, pairs={"global": 6})
+    saved = {
+        part: flops - forward_flops(dataclasses.replace(config, global_attention=tied), VOCAB, work)[part]
+        for part, flops in forward_flops(config, VOCAB, work).items()
+    }
+    assert saved == dict.fromkeys(saved, 0) | {"mixer": 3 * 2 * D * 4 * 64}

@@ -138,6 +138,16 @@ def test_noise_flows_to_a_gaussian_of_actions_with_an_error_that_halves_with_the
 
 W, C, H, h, S = 8, 3, 2, 4, 8  # widths of the expert below; S keys of the backbone
 ATTENTION = AttentionConfig(num_heads=H, num_kv_heads=1, head_dim=h, softcap=3.0, rope_base=50.0)
+MODEL = ModelConfig(
+    model_dim=W,
+    num_layers=1,
+    pattern=("global",),
+    ffn=("dense",),
+    global_attention=ATTENTION,
+    dense=DenseConfig(W),
+    robot=RobotConfig(num_embodiments=2, width=2, chunk=C),
+    flow=FlowHeadConfig(width=W, hidden_dim=5),
+)
 
 
 @pytest.fixture(scope="module")
@@ -152,17 +162,7 @@ def prefix():
 
 
 def test_the_velocity_is_zero_before_training_and_then_follows_hidden_and_robot_state_of_its_own_slot(prefix):
-    config = ModelConfig(
-        model_dim=W,
-        num_layers=1,
-        pattern=("global",),
-        ffn=("dense",),
-        global_attention=ATTENTION,
-        dense=DenseConfig(W),
-        robot=RobotConfig(num_embodiments=2, width=2, chunk=C),
-        flow=FlowHeadConfig(width=W, hidden_dim=5),
-    )
-    graph, initial = nnx.split(FlowHead(Init(jax.random.key(0)), config))
+    graph, initial = nnx.split(FlowHead(Init(jax.random.key(0)), MODEL))
     noise = jnp.ones((1, 2, C, 2))
 
     @jax.jit
@@ -183,8 +183,9 @@ def test_the_velocity_is_zero_before_training_and_then_follows_hidden_and_robot_
 
 def test_an_expert_layer_attends_to_its_observation_and_its_own_chunk_together(prefix):
     """One softmax over both sets of keys, between modulations of scale, shift and gate."""
-    config = FlowHeadConfig(width=W, hidden_dim=5)
-    graph, state = nnx.split(jax.eval_shape(lambda: ExpertLayer(Init(jax.random.key(0)), config, ATTENTION)))
+    assert MODEL.flow is not None
+    layer_of = lambda: ExpertLayer(Init(jax.random.key(0)), MODEL.flow, ATTENTION, MODEL)  # noqa: E731
+    graph, state = nnx.split(jax.eval_shape(layer_of))
     layer = nnx.merge(graph, random_like(state, std=0.4))
     x, condition = (np.random.default_rng(seed).normal(size=size) for seed, size in ((2, (2, C, W)), (3, (2, W))))
     out = jax.jit(layer)(*(jnp.array(a, jnp.float32)[None] for a in (x, condition)), prefix.keys_values[0], prefix)

@@ -24,6 +24,16 @@ def test_pairs_turn_by_position_over_scale_times_a_falling_frequency(base, scale
     np.testing.assert_allclose(rotated[:, :5], np.concatenate([expected.real, expected.imag], -1)[:, :5], atol=1e-5)
 
 
+@pytest.mark.parametrize(("fraction", "turning"), [(0.25, 1), (0.5, 2), (0.9, 3), (1.0, 4)])
+def test_a_fraction_turns_the_fastest_pairs_as_before_and_leaves_the_others(fraction, turning):
+    x, positions = vectors(5), jnp.arange(T)[None]
+    whole = rotate(jnp.array(x), positions, 100.0, 2.0)
+    rotated = rotate(jnp.array(x), positions, 100.0, 2.0, fraction)
+    turns = np.arange(h) % (h // 2) < turning
+    np.testing.assert_array_equal(rotated[..., turns], whole[..., turns])
+    np.testing.assert_array_equal(rotated[..., ~turns], x[..., ~turns])
+
+
 def test_dot_products_depend_on_relative_positions_alone():
     q, k, positions = vectors(1), vectors(2), jnp.arange(T)[None]
     scores = []
