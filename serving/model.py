@@ -10,7 +10,9 @@ import jax.numpy as jnp
 
 from configs.schema import parse
 from data.vocabulary import Vocabulary
+from model.cache import Cache, empty_cache
 from model.config import ModelConfig
+from model.layers import unstacked
 from model.model import create, join, split
 from train.checkpoint import Checkpoint
 
@@ -35,8 +37,21 @@ class LoadedModel:
         initial = lambda: create(config, vocabulary.size, checkpoint.config["seed"])  # noqa: E731
         graph, params, buffers = split(initial() if untrained else jax.eval_shape(initial))
         if not untrained:
-            params, buffers = jax.tree.map(jnp.asarray, (checkpoint.weights, checkpoint.buffers))
+            as_trained = lambda like, stored: jnp.asarray(stored, like.dtype)  # noqa: E731  (imports may be narrower)
+            params, buffers = jax.tree.map(as_trained, (params, buffers), (checkpoint.weights, checkpoint.buffers))
         return cls(config, vocabulary, phase, graph, params, buffers)
+
+    def layer_by_layer(self) -> LoadedModel:
+        """The same model with its layers one by one, as caches need them."""
+        if not self.config.scan:
+            return self
+        config = dataclasses.replace(self.config, scan=False)
+        graph = split(jax.eval_shape(lambda: create(config, self.vocabulary.size, seed=0)))[0]
+        params, buffers = (unstacked(tree, self.config) for tree in (self.params, self.buffers))
+        return dataclasses.replace(self, config=config, graph=graph, params=params, buffers=buffers)
+
+    def empty_cache(self, batch_size: int, max_slots: int) -> Cache:
+        return empty_cache(self.config, batch_size, max_slots)
 
     def module(self, params: Any, buffers: Any) -> Any:
         """The module inside a pure function of its states."""
