@@ -15,9 +15,10 @@ RUN_ENV := PATH="$(CURDIR)/.venv/bin:$$PATH" GLIBC_TUNABLES=glibc.malloc.hugetlb
 PYTEST_WORKERS ?= 2
 CORE := .venv/.installed-core
 DEV  := .venv/.installed-dev
+AOT  := .venv-aot/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint format lock clean
+.PHONY: help setup demo test test-slow aot lint format lock clean
 
 help:  ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +38,9 @@ test: lint  ## lint, then the fast tests
 test-slow: $(DEV)  ## the tests that take more than about 20 seconds each
 	.venv/bin/python -m pytest -m slow
 
+aot: $(AOT)  ## compile every kernel for an H200 and for TPUs, without either (5 GB of compilers in .venv-aot)
+	@status=0; for target in cuda tpu; do .venv-aot/bin/python -m benchmarks.aot --target $$target || status=1; done; exit $$status
+
 lint: $(DEV)  ## formatting, lint rules and types
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
@@ -51,9 +55,10 @@ lock: $(CORE)  ## pin again what pyproject.toml asks for; UPGRADE=--upgrade take
 	echo uv | $(UV_COMPILE) $(UPGRADE) - -o requirements-uv.lock
 	$(UV_COMPILE) $(UPGRADE) pyproject.toml -o requirements.lock
 	$(UV_COMPILE) $(UPGRADE) pyproject.toml --extra dev -c requirements.lock -o requirements-dev.lock
+	$(UV_COMPILE) $(UPGRADE) pyproject.toml --extra cuda --extra tpu -c requirements.lock -o requirements-aot.lock
 
 clean:  ## remove the environment and caches, not the runs
-	rm -rf .venv .cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-aot .cache .pytest_cache .ruff_cache .hypothesis
 
 # uv installs in seconds; where it cannot be had, pip reads the same locks.
 UV := $(shell uv --version >/dev/null 2>&1 && echo uv || echo .venv/bin/uv)
@@ -68,6 +73,11 @@ $(CORE): requirements.lock | .venv/bin/python
 
 $(DEV): requirements-dev.lock $(CORE)
 	@$(call INSTALL,requirements-dev.lock)
+	@touch $@
+
+$(AOT): requirements-aot.lock | $(CORE)
+	@test -e .venv-aot/bin/python || .venv/bin/python -m venv .venv-aot 2>/dev/null || $(UV) venv -q --seed --python .venv/bin/python .venv-aot
+	@$(subst .venv/bin/python,.venv-aot/bin/python,$(call INSTALL,requirements-aot.lock))
 	@touch $@
 
 .venv/bin/python:

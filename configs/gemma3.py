@@ -13,6 +13,8 @@ Five local layers to one global, and only the global ones remember the whole con
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
+SHAKESPEARE = "tests/assets/text/shakespeare.txt"
+
 # layers, model width, feed-forward width, query heads, key/value heads, head width, window, RoPE scale, context
 SIZES = {
     "270m": (18, 640, 2048, 4, 1, 256, 512, 1.0, 32_768),
@@ -28,11 +30,13 @@ def get_config(variant: str = "1b") -> ConfigDict:
     if size not in SIZES:
         raise ValueError(f"configs/gemma3.py has no variant {variant!r}; choose one of {', '.join(SIZES)}")
     config = ConfigDict({"seed": 0, "mesh": {"data": 1, "fsdp": -1}})
-    config.vocabulary = {"path": placeholder(str)}
-    config.sources = {"text": {"kind": "text", "paths": placeholder(tuple)}}
+    # Stand-ins: a real run names its own tokenizer and text on the command line.
+    config.vocabulary = {"path": "runs/gemma3/vocabulary.model", "paths": (SHAKESPEARE,), "size": 1024}
+    config.sources = {"text": {"kind": "text", "paths": (SHAKESPEARE,), "holdout": 0.1}}
     config.models = {"gemma": model(size)}
     config.train = {"phases": ("pretrain",), "steps": placeholder(int)}
     config.phases = {"pretrain": pretrain(context=SIZES[size][-1])}
+    config.evaluate = {"text": {"source": "text", "teacher": "pretrain", "student": "pretrain"}}
     return config
 
 

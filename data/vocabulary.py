@@ -2,6 +2,7 @@
 
 Train one on text files (the whole ids of the result are 0..size-1):
     python -m data.vocabulary --input 'corpus/*.txt' --size 1024 --out vocabulary.model
+A model of another library comes with its own ids and without our symbols; it serves for text.
 """
 
 from __future__ import annotations
@@ -29,19 +30,24 @@ MINIMUM_SIZE = len(SPECIAL) + len(SYMBOLS) + 256 + 1
 _SPECIAL_SETTINGS: dict[str, Any] = {f"{name[1:-1]}_id": k for k, name in enumerate(SPECIAL)}
 _SPECIAL_SETTINGS |= {f"{name[1:-1]}_piece": name for name in SPECIAL}
 _SPACE = "▁"  # U+2581: SentencePiece writes a space as this character and reads it back as a space
+_HEADER = 8  # bytes before the model where a checkpoint carries it
+_FIRST_PIECE = b"\n"  # how a serialised model begins: with a piece, whose first field is again one with this tag
 _CHUNK = 1000  # characters; the trainer leaves out "sentences" over 4192 bytes
 
 
 class Vocabulary:
     """A SentencePiece model with `num_codes` discrete codes appended after the text ids (Gato, section 2.1).
 
-    Ids: `<pad>` 0, `<bos>` 1, `<eos>` 2, `<unk>` 3, `SYMBOLS`, 256 bytes, pieces, codes.
+    Ids: `<pad>` 0, `<bos>` 1, `<eos>` 2, `<unk>` 3, `SYMBOLS`, 256 bytes, pieces, codes. A model of another library has
+    its own order in place of all but the codes, and `num_unused` ids may lie between its pieces and the codes: rows
+    that its embedding has and no text is encoded to.
     """
 
-    def __init__(self, model: bytes, num_codes: int = 0):
-        if num_codes < 0:
-            raise ValueError(f"num_codes must be >= 0, got {num_codes}")
-        self._model, self.num_codes = model, num_codes
+    def __init__(self, model: bytes, num_codes: int = 0, num_unused: int = 0):
+        for field, value in (("num_codes", num_codes), ("num_unused", num_unused)):
+            if not 0 <= value < 1 << 32:
+                raise ValueError(f"{field} must be >= 0 and below 2^32, got {value}")
+        self.model, self.num_codes, self.num_unused = model, num_codes, num_unused
         self._piece_ids: dict[str, int] = {}  # asked for in every document, and slow to look up
         self._processor = sentencepiece.SentencePieceProcessor()
         try:
@@ -51,10 +57,15 @@ class Vocabulary:
                 f"not a SentencePiece model ({error}); make one with `python -m data.vocabulary`"
             ) from None
         self.text_size: int = self._processor.vocab_size()
-        missing = [name for name in (*SPECIAL, *SYMBOLS) if self._processor.id_to_piece(self._find(name)) != name]
-        if missing:
-            raise ValueError(f"the SentencePiece model lacks {missing}; make one with `python -m data.vocabulary`")
-        self._space = [self._find(f"<0x{byte:02X}>") for byte in _SPACE.encode()]
+        self.has_symbols = all(self._processor.id_to_piece(self._find(name)) == name for name in (*SPECIAL, *SYMBOLS))
+        if self.has_symbols:
+            self._space = [self._find(f"<0x{byte:02X}>") for byte in _SPACE.encode()]
+        lacking = [n for n, i in (("bos", self._processor.bos_id()), ("eos", self._processor.eos_id())) if i < 0]
+        if lacking:
+            raise ValueError(
+                f"the SentencePiece model has no {' and no '.join(lacking)} piece, with which documents begin and end; "
+                "take a model that has them"
+            )
 
     @classmethod
     def train(cls, texts: Iterable[str], size: int, num_codes: int = 0, max_characters: int = 20_000_000) -> Vocabulary:
@@ -94,31 +105,39 @@ class Vocabulary:
 
     @classmethod
     def load(cls, path: str | pathlib.Path, num_codes: int = 0) -> Vocabulary:
-        """Reads a model written by `save`, SentencePiece's own format. Raises ValueError where there is none."""
+        """Reads SentencePiece's own format, as `save` writes it, or the `tokenizer.model` of a checkpoint.
+
+        Raises ValueError where there is none.
+        """
         path = pathlib.Path(path)
         if not path.is_file():
             raise ValueError(f"no vocabulary at {path}; make one with `python -m data.vocabulary --out {path}`")
-        return cls(path.read_bytes(), num_codes)
+        content = path.read_bytes()
+        if content[_HEADER : _HEADER + 1] == _FIRST_PIECE and content[2:3] != _FIRST_PIECE:
+            stored = cls.from_bytes(content)
+            return cls(stored.model, num_codes, stored.num_unused)
+        return cls(content, num_codes)
 
     @classmethod
     def from_bytes(cls, serialized: bytes) -> Vocabulary:
         """The inverse of `serialized`."""
-        return cls(serialized[8:], int.from_bytes(serialized[:8], "little"))
+        num_codes, num_unused = (int.from_bytes(serialized[i : i + 4], "little") for i in (0, 4))
+        return cls(serialized[_HEADER:], num_codes, num_unused)
 
     def save(self, path: str | pathlib.Path) -> None:
         path = pathlib.Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         aside = path.with_name(f"{path.name}.{os.getpid()}")
-        aside.write_bytes(self._model)
+        aside.write_bytes(self.model)
         aside.replace(path)  # at once, so that nobody reads half a model
 
     def __reduce__(self):
-        return Vocabulary, (self._model, self.num_codes)
+        return Vocabulary, (self.model, self.num_codes, self.num_unused)
 
     @property
     def serialized(self) -> bytes:
-        """The number of codes and the model, in bytes, for a checkpoint to carry."""
-        return self.num_codes.to_bytes(8, "little") + self._model
+        """The numbers of codes and of unused ids and the model, in bytes, for a checkpoint to carry."""
+        return self.num_codes.to_bytes(4, "little") + self.num_unused.to_bytes(4, "little") + self.model
 
     @functools.cached_property
     def hash(self) -> str:
@@ -126,23 +145,45 @@ class Vocabulary:
         return hashlib.sha256(self.serialized).hexdigest()
 
     @property
+    def first_code(self) -> int:
+        return self.text_size + self.num_unused
+
+    @property
     def size(self) -> int:
-        return self.text_size + self.num_codes
+        return self.first_code + self.num_codes
 
     @property
     def pad_id(self) -> int:
-        return 0
+        return max(self._processor.pad_id(), 0)  # a padding slot is told by its segment, so any id will do
 
     @property
     def bos_id(self) -> int:
-        return 1
+        return self._processor.bos_id()
 
     @property
     def eos_id(self) -> int:
-        return 2
+        return self._processor.eos_id()
+
+    @property
+    def unk_id(self) -> int:
+        return self._processor.unk_id()
+
+    @property
+    def adds_space(self) -> bool:
+        """Whether text is encoded as if a space stood before it; not so for our own models."""
+        return self._processor.id_to_piece(self._processor.EncodeAsIds("a"))[0].startswith(_SPACE)
+
+    def piece(self, token: int) -> str:
+        """What the SentencePiece model calls a text id."""
+        return self._processor.id_to_piece(token)
 
     def encode(self, text: str) -> list[int]:
-        """Text ids. `decode` gives back exactly `text`, which is read as text even where it spells a symbol."""
+        """Text ids. `decode` gives back exactly `text`, which is read as text even where it spells a symbol.
+
+        A model of another library encodes as that library does, with its own normalisation and symbols.
+        """
+        if not self.has_symbols:
+            return self._processor.EncodeAsIds(text)
         parts = self._processor.EncodeAsIds(text.split(_SPACE))
         return parts[0] + [i for part in parts[1:] for i in (*self._space, *part)]
 
@@ -158,7 +199,15 @@ class Vocabulary:
         if piece not in self._piece_ids:
             found = self._find(piece)
             if self._processor.id_to_piece(found) != piece:
-                raise ValueError(f"the vocabulary has no piece {piece!r}; its symbols are {', '.join(SYMBOLS)}")
+                known = (
+                    f"its symbols are {', '.join(SYMBOLS)}"
+                    if self.has_symbols
+                    else (
+                        "it is of another library and serves for text; train one with `python -m data.vocabulary` for "
+                        "images and actions"
+                    )
+                )
+                raise ValueError(f"the vocabulary has no piece {piece!r}; {known}")
             self._piece_ids[piece] = found
         return self._piece_ids[piece]
 
@@ -166,13 +215,13 @@ class Vocabulary:
         """The id of discrete code 0..num_codes-1."""
         if not 0 <= code < self.num_codes:
             raise ValueError(f"code {code} is outside 0..{self.num_codes - 1}; raise vocabulary.num_codes")
-        return self.text_size + code
+        return self.first_code + code
 
     def code_of(self, token: int) -> int:
         """The discrete code of an id; the inverse of `code_id`."""
-        if not self.text_size <= token < self.size:
-            raise ValueError(f"id {token} is no code: codes are {self.text_size} to {self.size - 1}")
-        return token - self.text_size
+        if not self.first_code <= token < self.size:
+            raise ValueError(f"id {token} is no code: codes are {self.first_code} to {self.size - 1}")
+        return token - self.first_code
 
     def require(self, expected_hash: str) -> None:
         """Raises ValueError unless this vocabulary has the given `hash`."""
@@ -185,6 +234,12 @@ class Vocabulary:
 
     def _find(self, piece: str) -> int:
         return self._processor.piece_to_id(piece)
+
+
+def only_adds_codes(old: bytes, new: bytes) -> bool:
+    """Whether every id of the serialized vocabulary `old` means the same in `new`, which may have more codes."""
+    codes = lambda serialized: int.from_bytes(serialized[:4], "little")  # noqa: E731
+    return old[4:] == new[4:] and codes(old) <= codes(new)
 
 
 def _chunks(texts: Iterable[str]) -> Iterator[str]:

@@ -50,8 +50,8 @@ class PhaseConfig:
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
     options: dict[str, Any] = dataclasses.field(default_factory=dict)  # of the objective
     accumulate: int = 1  # microbatches of a batch
-    init: str = "scratch"  # or "phase:<name>": the weights that phase ended with
-    copy: tuple[tuple[str, str], ...] = ()  # (path in that phase, path here); () = equal paths
+    init: str = "scratch"  # or "phase:<name>": the weights that phase ended with; "path:<folder>": of any checkpoint
+    copy: tuple[tuple[str, str], ...] = ()  # (path in that phase or checkpoint, path here); () = equal paths
     teacher: str | None = None  # a phase whose final model teaches
     ema: float = 0.0  # decay of averaged parameters; 0 = none
     eval_every: int = 0  # steps; 0 = after the last one only
@@ -67,14 +67,19 @@ class PhaseConfig:
             raise ValueError(f"ema is {self.ema}; it must be in [0, 1); 0 keeps no average")
         if self.eval_every < 0:
             raise ValueError(f"eval_every is {self.eval_every}; it must be 0 or more steps")
-        if self.init != "scratch" and not self.init.startswith("phase:"):
-            raise ValueError(f"init is {self.init!r}; it must be 'scratch' or 'phase:<name>'")
+        if self.init != "scratch" and not self.init.startswith(("phase:", "path:")):
+            raise ValueError(f"init is {self.init!r}; it must be 'scratch' or 'phase:<name>' or 'path:<folder>'")
         if self.copy and self.init == "scratch":
             raise ValueError(f"copy is {self.copy!r} but init 'scratch' copies nothing; remove it or set init")
 
     @property
     def init_phase(self) -> str | None:
-        return self.init.removeprefix("phase:") if self.init != "scratch" else None
+        return self.init.removeprefix("phase:") if self.init.startswith("phase:") else None
+
+    @property
+    def init_path(self) -> str | None:
+        """A checkpoint of another run, or an imported one."""
+        return self.init.removeprefix("path:") if self.init.startswith("path:") else None
 
 
 def check_phases(

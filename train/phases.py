@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 
 from configs.schema import parse, to_plain
 from data.batch import Batch
+from data.vocabulary import only_adds_codes
 from train.checkpoint import Assets, Checkpoint, Checkpointer, refuse_other_config, refuse_other_tokenizer
 from train.config import PhaseConfig, TrainConfig, check_phases
 from train.initialise import copy_parameters
@@ -78,12 +79,11 @@ def run(config: ConfigDict, workdir: Path, build: Build, only: str | None = None
     settings, phases = read_sections(config)
     if only is not None and only not in settings.phases:
         raise ValueError(f"--phase is {only!r}; config.train.phases has {', '.join(settings.phases)}")
-    results = {}
-    for name in settings.phases:
-        if only in (None, name):
-            run_ = _PhaseRun(config, name, settings, phases, Path(workdir).resolve())
-            results[name] = run_.finished() or run_.execute(build)
-    return results
+    chosen = [name for name in settings.phases if only in (None, name)]
+    runs = {name: _PhaseRun(config, name, settings, phases, Path(workdir).resolve()) for name in chosen}
+    for run_ in runs.values():
+        run_.refuse_missing_init()
+    return {name: run_.finished() or run_.execute(build) for name, run_ in runs.items()}
 
 
 class _PhaseRun:
@@ -186,18 +186,38 @@ class _PhaseRun:
         return state, step_fn, meta
 
     def _take_over(self, built: Phase, params: Any, buffers: Any) -> tuple[Any, Any]:
-        """Parameters and buffers of the phase that `init` names, where they fit; `init.json` lists what was done."""
-        source = self._result_of(self.phase.init_phase)
+        """Parameters and buffers of what `init` names, where they fit; `init.json` lists what was done.
+
+        A vocabulary may have more codes than that of the source: the tables' rows for them stay as initialised.
+        """
+        source = self._init_checkpoint()
         if source is None:
             return params, buffers
-        refuse_other_tokenizer(source, built.assets.vocabulary)
-        params, report = copy_parameters(source.weights, params, self.phase.copy)
+        if not only_adds_codes(source.vocabulary_bytes, built.assets.vocabulary):
+            refuse_other_tokenizer(source, built.assets.vocabulary)
+        tables = {name for name, axes in built.axes.items() if axes[:1] == ("vocab",)}
+        params, report = copy_parameters(source.weights, params, self.phase.copy, may_grow=tables)
         if jax.tree.leaves(buffers) and jax.tree.leaves(source.buffers):
             buffers, _ = copy_parameters(source.buffers, buffers, self.phase.copy)
         if jax.process_index() == 0:
-            _write_json(self.folder / "init.json", {"from": source.phase, **dataclasses.asdict(report)})
-            print(f"{self.name} starts from {source.phase}: {report.summary()}")
+            origin = self.phase.init_path or source.phase
+            _write_json(self.folder / "init.json", {"from": origin, **dataclasses.asdict(report)})
+            print(f"{self.name} starts from {origin}: {report.summary()}")
         return params, buffers
+
+    def refuse_missing_init(self) -> None:
+        """So that a run stops now rather than after the phases before this one."""
+        if self.phase.init_path is not None and not (self.folder / "checkpoints").is_dir():
+            self._init_checkpoint()
+
+    def _init_checkpoint(self) -> Checkpoint | None:
+        """Raises ValueError, naming the field, where there is none."""
+        if self.phase.init_path is None:
+            return self._result_of(self.phase.init_phase)
+        try:
+            return Checkpoint.open(self.phase.init_path)
+        except ValueError as error:
+            raise ValueError(f"config.phases.{self.name}.init: {error}") from error
 
     def _result_of(self, name: str | None) -> Checkpoint | None:
         """The final checkpoint of another phase. Raises ValueError if that phase is not finished."""

@@ -38,7 +38,7 @@ def interval_attention(
         v_BSKh: values.
         lo_BT: int32, first key of each row. Ends outside [0, S] are clipped; `lo >= hi` is a row without keys.
         hi_BT: int32, one past the last key of each row.
-        scale: what the scores are multiplied by, a Python float.
+        scale: what the scores are multiplied by, a Python float above 0.
         softcap: if given, scores become `softcap * tanh(score / softcap)` (Gemma 2, arXiv 2408.00118).
         block: queries and keys per tile of the reference, at least 1; one tile is used where it covers them all. The
             kernels have tiles of their own.
@@ -50,9 +50,12 @@ def interval_attention(
         2307.08691, section 3.1), by reverse mode only.
 
     Raises:
-        ValueError: shapes that do not fit together, or a forced backend that cannot serve the call.
+        ValueError: shapes that do not fit together, a scale of 0 or below, or a forced backend that cannot
+            serve the call.
     """
     _check(q_BTHh, k_BSKh, v_BSKh, lo_BT, hi_BT, block)
+    if scale <= 0:
+        raise ValueError(f"scale: got {scale}; allowed is above 0. Negate the queries for negative scores.")
     name = backends.select("interval_attention", backend, q_BTHh, k_BSKh, softcap=softcap)
     options = {"scale": float(scale), "softcap": softcap} | ({"block": block} if name == "reference" else {})
     return _attend(q_BTHh, k_BSKh, v_BSKh, lo_BT, hi_BT, name, tuple(options.items()))

@@ -43,7 +43,7 @@ def query_tiles(lo_BT: jax.Array, hi_BT: jax.Array, *, q_tile: int, k_tile: int,
     tile_q = jnp.arange(keys.first.shape[1], dtype=jnp.int32)
 
     def span(first_Bq, end_Bq):
-        """First query tile that meets each key tile, and one past the last; XLA fuses the comparison and the minimum."""
+        """First query tile that meets each key tile, and one past the last; XLA fuses comparison and minimum."""
         meets_Bkq = (first_Bq[:, None] <= tile_k[:, None]) & (tile_k[:, None] < end_Bq[:, None])
         first_Bk = jnp.where(meets_Bkq, tile_q, tile_q.size).min(-1)
         end_Bk = jnp.where(meets_Bkq, tile_q + 1, 0).max(-1)

@@ -43,3 +43,14 @@ def test_a_rule_that_copies_nothing_is_refused_even_if_others_do():
 def test_a_copy_takes_the_dtype_of_its_place():
     result, _ = copy_parameters({"a": np.ones(3, np.float64)}, {"a": jnp.zeros(3, jnp.bfloat16)})
     assert result["a"].dtype == jnp.bfloat16
+
+
+def test_a_table_that_may_grow_keeps_its_own_rows_after_those_that_are_copied():
+    source, target = {"table": np.ones((2, 3)), "other": np.ones((2, 3))}, {"table": jnp.zeros((4, 3))}
+    result, report = copy_parameters(source, target, may_grow={"table"})
+    np.testing.assert_array_equal(result["table"], [[1] * 3] * 2 + [[0] * 3] * 2)
+    assert (report.copied, report.fresh) == ((("table", "table"),), (("table[2:]", "no such rows there"),))
+    with pytest.raises(ValueError, match=r"table \(shape \(2, 3\) there, \(4, 3\) here\)"):
+        copy_parameters(source, target)  # only where it is asked for
+    with pytest.raises(ValueError, match="takes no parameter over"):
+        copy_parameters({"table": np.ones((5, 3))}, target, may_grow={"table"})  # nothing shrinks

@@ -28,6 +28,15 @@ def check(phases, order=None):
     )
 
 
+def test_a_phase_may_start_from_another_phase_or_from_a_checkpoint_elsewhere():
+    assert [(p.init_phase, p.init_path) for p in (phase(), phase(init="phase:a"), phase(init="path:/runs/a"))] == [
+        (None, None),
+        ("a", None),
+        (None, "/runs/a"),
+    ]
+    check({"b": phase(init="path:a")})  # no phase of this run
+
+
 def test_a_chain_of_phases_is_accepted():
     student = phase(objective="distillation", teacher="a", init="phase:a", copy=(("stack", "stack"),))
     check({"a": phase(), "b": student})
@@ -41,7 +50,7 @@ def test_a_chain_of_phases_is_accepted():
         ({"ema": 1.0}, "config.phases.p.ema is 1.0"),
         ({"mixture": {}}, "config.phases.p.mixture is {}"),
         ({"mixture": {"text": 0}}, "config.phases.p.mixture is {'text': 0.0}"),
-        ({"init": "pretrain"}, "config.phases.p.init is 'pretrain'; it must be 'scratch' or 'phase:<name>'"),
+        ({"init": "pretrain"}, "config.phases.p.init is 'pretrain'; it must be 'scratch' or 'phase:<name>' or 'path"),
         ({"copy": (("a", "b"),)}, "copies nothing"),
         ({"eval_every": -1}, "config.phases.p.eval_every is -1"),
         ({"optimizer": {"momentum": 0.9}}, "config.phases.p.optimizer.momentum is 0.9; it must be left out"),

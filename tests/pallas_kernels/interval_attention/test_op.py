@@ -302,5 +302,7 @@ def test_shapes_that_do_not_fit_are_refused_by_name():
         interval_attention(q, k, v, lo, hi[:, 1:], scale=SCALE)
     with pytest.raises(ValueError, match="lo: got float32"):
         interval_attention(q, k, v, lo * 1.0, hi, scale=SCALE)
+    with pytest.raises(ValueError, match=r"scale: got -0\.5; allowed is above 0"):
+        interval_attention(q, k, v, lo, hi, scale=-0.5)
     with pytest.raises(ValueError, match="block: got 0"):
         interval_attention(q, k, v, lo, hi, scale=SCALE, block=0)

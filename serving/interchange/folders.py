@@ -1,0 +1,29 @@
+"""Folders that appear at once and whole, or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def new_folder(out: str | Path) -> Iterator[Path]:
+    """A folder beside `out` to write in; it takes that name at the end, and is removed after an error.
+
+    Raises:
+        ValueError: `out` exists.
+    """
+    out = Path(out).absolute()
+    if out.exists():
+        raise ValueError(f"--out {out} exists; remove it or choose another folder")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    aside = out.with_name(f".{out.name}.{os.getpid()}")
+    aside.mkdir()
+    try:
+        yield aside
+        aside.rename(out)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
