@@ -27,7 +27,8 @@ _emulated: contextvars.ContextVar[str | None] = contextvars.ContextVar("emulated
 def emulate(backend: str, *, detect_races: bool = False) -> Iterator[None]:
     """Run the kernels of "gpu" or "tpu" on the CPU, in Pallas' simulator of the device's memories and barriers.
 
-    Slow: for tests and debugging on small shapes. With `detect_races` unordered accesses to one place are reported.
+    Slow: for tests and debugging on small shapes. With `detect_races` unordered accesses to one place are reported. On
+    a machine of few cores start Python with NPROC=16: each simulated thread needs one of XLA's, which waits with it.
     """
     from jax.experimental.pallas import mosaic_gpu as plgpu
     from jax.experimental.pallas import tpu as pltpu

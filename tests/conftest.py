@@ -1,5 +1,11 @@
 """Fixtures that tests of several folders share."""
 
+import os
+
+# The simulator of a GPU runs each of its threads on a thread of XLA's pool, and they wait for one another: with a pool
+# as small as two cores make it, all can end up waiting for one that never gets a turn. XLA reads this once.
+os.environ.setdefault("NPROC", "16")
+
 import jax
 import pytest
 

@@ -311,7 +311,7 @@ print(peak() - before)
 
 @pytest.mark.slow
 def test_memory_is_bounded_by_the_largest_tensor_whatever_the_size_of_the_model(tmp_path):
-    """500 MB in tensors of at most 31 MB: an import and its export never hold the model."""
+    """700 MB in tensors of at most 31 MB: an import and its export never hold the model."""
     wide = gemma(model_dim=640, num_layers=48)
     attention = {"num_heads": 4, "num_kv_heads": 1, "head_dim": 256}
     sections = {
@@ -328,9 +328,12 @@ def test_memory_is_bounded_by_the_largest_tensor_whatever_the_size_of_the_model(
 
     def peak(*arguments) -> int:
         command = [sys.executable, "-c", MEASURE, *map(str, arguments)]
-        return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+        # What the allocator keeps for threads and in huge pages is not what is measured.
+        environment = os.environ | {"MALLOC_ARENA_MAX": "1", "GLIBC_TUNABLES": ""}
+        done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+        return int(done.stdout)
 
-    fixed = 160 << 20  # compiled programs and blocks of chunks
+    fixed = 120 << 20  # compiled programs and blocks of chunks
     peak("export", checkpoint, tmp_path / "hf")
     assert peak("import", tmp_path / "hf", tmp_path / "imported") <= 2 * table + fixed
     assert peak("export", tmp_path / "imported", tmp_path / "again") <= 3 * table + fixed
