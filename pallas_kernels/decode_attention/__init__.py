@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from pallas_kernels import backend as backends
+from pallas_kernels.interval_attention import check_heads
 
 __all__ = ["decode_attention"]
 
@@ -69,16 +70,7 @@ def _attend_tangents(*_):
 
 
 def _check(q, k, v, position, lo, hi):
-    if q.ndim != 4 or k.ndim != 4 or k.shape != v.shape or q.shape[0] != k.shape[0] or q.shape[3] != k.shape[3]:
-        raise ValueError(
-            f"q, k, v: got {q.shape}, {k.shape}, {v.shape}; allowed are [B,T,H,h], [B,S,K,h], [B,S,K,h] with equal "
-            "B and h. Reshape the projections before the call."
-        )
-    if q.shape[2] % k.shape[2]:
-        raise ValueError(
-            f"k: got {k.shape[2]} key/value heads for {q.shape[2]} query heads; allowed is a divisor of the query "
-            "heads. Change the number of key/value heads."
-        )
+    check_heads(q, k, v)
     for name, x, shape, what in (
         ("position", position, k.shape[:2], "one position per slot, negative where it is empty"),
         ("lo", lo, q.shape[:2], "one interval per query"),

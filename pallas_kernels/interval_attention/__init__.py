@@ -95,7 +95,8 @@ def _attend_backward(name, options, residuals, cotangents):
 _attend.defvjp(_attend_forward, _attend_backward)
 
 
-def _check(q, k, v, lo, hi, block):
+def check_heads(q: jax.Array, k: jax.Array, v: jax.Array) -> None:
+    """Raises ValueError unless q_BTHh, k_BSKh and v_BSKh fit together."""
     if q.ndim != 4 or k.ndim != 4 or k.shape != v.shape or q.shape[0] != k.shape[0] or q.shape[3] != k.shape[3]:
         raise ValueError(
             f"q, k, v: got {q.shape}, {k.shape}, {v.shape}; allowed are [B,T,H,h], [B,S,K,h], [B,S,K,h] with equal "
@@ -106,6 +107,10 @@ def _check(q, k, v, lo, hi, block):
             f"k: got {k.shape[2]} key/value heads for {q.shape[2]} query heads; allowed is a divisor of the query "
             "heads. Change the number of key/value heads."
         )
+
+
+def _check(q, k, v, lo, hi, block):
+    check_heads(q, k, v)
     for name, bound in (("lo", lo), ("hi", hi)):
         if bound.shape != q.shape[:2] or not jnp.issubdtype(bound.dtype, jnp.integer):
             raise ValueError(
