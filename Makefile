@@ -54,7 +54,7 @@ UV_COMPILE = $(UV) pip compile -q --universal --python-version 3.12 --generate-h
 lock: $(CORE)  ## pin again what pyproject.toml asks for; UPGRADE=--upgrade takes the newest versions
 	echo uv | $(UV_COMPILE) $(UPGRADE) - -o requirements-uv.lock
 	$(UV_COMPILE) $(UPGRADE) pyproject.toml -o requirements.lock
-	$(UV_COMPILE) $(UPGRADE) pyproject.toml --extra dev -c requirements.lock -o requirements-dev.lock
+	$(UV_COMPILE) $(UPGRADE) pyproject.toml --extra dev --extra eval --extra gguf -c requirements.lock -o requirements-dev.lock
 	$(UV_COMPILE) $(UPGRADE) pyproject.toml --extra cuda --extra tpu -c requirements.lock -o requirements-aot.lock
 
 clean:  ## remove the environment and caches, not the runs
