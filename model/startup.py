@@ -3,11 +3,36 @@
 from __future__ import annotations
 
 import logging
+import os
+
+import jaxlib
 
 from pallas_kernels import assembler
 
+# XLA's own matrix products on a CPU are up to three times slower where an operand is transposed, as in every backward
+# pass; a library that it carries behind this switch is not. (oneDNN, behind another, is faster still in bfloat16, but
+# programs with it cannot be kept in the compilation cache.) An unknown switch ends the process, so it is set only for
+# versions that were tried.
+_CPU_PRODUCTS = ("--xla_cpu_experimental_ynn_fusion_type", "dot")
+_TRIED = ((0, 11, 2), (0, 13))  # from, before
+
 
 def prepare_kernels() -> None:
-    """See to it that GPU kernels get their registers; a warning says where that cannot be done, and the remedy."""
+    """See to it that GPU kernels get their registers and that a CPU multiplies matrices fast.
+
+    A warning says where GPU kernels cannot be helped, and the remedy.
+    """
+    fast_cpu_products()
     if not assembler.use_ptxas():
         logging.getLogger(__name__).warning(assembler.problem())
+
+
+def fast_cpu_products(version: str = jaxlib.__version__) -> None:
+    """Add to XLA_FLAGS, which is read when the first device is used, unless the user has set it there."""
+    release = tuple(int(part) for part in version.split(".")[:3] if part.isdigit())
+    if not _TRIED[0] <= release < _TRIED[1]:
+        return
+    switch, value = _CPU_PRODUCTS
+    given = os.environ.get("XLA_FLAGS", "")
+    if switch not in given:
+        os.environ["XLA_FLAGS"] = f"{given} {switch}={value}".strip()

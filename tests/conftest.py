@@ -9,6 +9,10 @@ os.environ.setdefault("NPROC", "16")
 import jax
 import pytest
 
+from model.startup import fast_cpu_products
+
+fast_cpu_products()  # as every program of the stack does, before a device is used
+
 
 @pytest.fixture(scope="module")
 def quick_compilation():
