@@ -21,6 +21,7 @@ from data.layout import cost_of
 from data.lerobot import LeRobotDataset, LeRobotWriter
 from data.source import Source
 from data.transforms import Bins, Compose, Normalise, RelativeActions, ResizeImage
+from tests.data.tiny_words import Words
 
 SHARED = pathlib.Path(__file__).parents[2] / "../shared/data"
 V21 = pathlib.Path(__file__).parents[1] / "assets/lerobot_v21"
@@ -29,26 +30,6 @@ ARM = Embodiment("arm3", 2, proprio_width=5, action_width=3)
 LENGTHS = (7, 3)
 TASKS = ("reach the red cube", "push it away")
 RELATIVE = RelativeActions(mask=(True, True, False), state=(1, 4))
-
-
-class Words:
-    """A vocabulary of one id a word; ids from 1000 on are codes."""
-
-    bos_id = 1
-
-    def encode(self, text):
-        return [10 + len(word) for word in text.split()]
-
-    def piece_id(self, piece):
-        return {"<action>": 5, "<point>": 6}[piece]
-
-    def code_id(self, code):
-        if not 0 <= code < 256:
-            raise ValueError(f"code {code} is outside 0..255")
-        return 1000 + code
-
-    def code_of(self, token):
-        return token - 1000
 
 
 def state(episode, step):
@@ -79,7 +60,7 @@ def root(tmp_path):
 
 def source_of(root, transform=RELATIVE, embodiment=ARM, episodes=None, **form):
     form = EpisodeFormat(**{"num_slots": 4, "chunk_length": 4} | form)
-    return EpisodeSource(LeRobotDataset(root), embodiment, Words(), transform, form, episodes)
+    return EpisodeSource(LeRobotDataset(root), embodiment, Words(256), transform, form, episodes)
 
 
 def test_a_document_is_bos_image_instruction_proprioception_action_and_the_chunk(root):
@@ -119,7 +100,7 @@ def test_action_tokens_are_the_bins_of_the_same_chunk_at_the_chosen_steps(root):
     assert tokens.kind == "action"
     assert tokens.ids.tolist() == [1000 + int(i) for i in bins.encode(chunk.values[[0, 3]]).ravel()]
     assert tokens.weights.tolist() == [0.5] * 3 + [0] * 3  # step 3 lies past the end
-    decoded = actions_of_tokens(tokens.ids.tolist(), 3, bins, Words())
+    decoded = actions_of_tokens(tokens.ids.tolist(), 3, bins, Words(256))
     np.testing.assert_allclose(decoded, chunk.values[[0, 3]], atol=10 / 101 + 1e-6)
 
 
@@ -161,7 +142,7 @@ def test_the_prompt_of_training_is_the_prompt_of_serving(root):
     transform = Compose((ResizeImage(2, 3), RELATIVE))
     trained = source_of(root, transform)[4][:-1]
     sample = {"images": (np.full((4, 6, 3), 4, np.uint8),), "instruction": TASKS[0], "proprio": state(0, 4)}
-    served = observation_document(transform(sample), vocabulary=Words(), embodiment=2, num_slots=4)
+    served = observation_document(transform(sample), vocabulary=Words(256), embodiment=2, num_slots=4)
     assert len(served) == len(trained)
     for a, b in zip(served, trained, strict=True):
         assert type(a) is type(b)
@@ -172,7 +153,7 @@ def test_the_prompt_of_training_is_the_prompt_of_serving(root):
 def test_a_plan_is_said_in_codes_and_stands_as_numbers_before_the_proprioception(root):
     sample = {"images": (), "instruction": "go", "proprio": state(0, 4), "plan": np.array([0.0, 990.0, 1000.0])}
     document = observation_document(
-        sample, vocabulary=Words(), embodiment=2, num_slots=4, plan_bins=Bins(10, 0, 1000), plan_weight=0.5
+        sample, vocabulary=Words(256), embodiment=2, num_slots=4, plan_bins=Bins(10, 0, 1000), plan_weight=0.5
     )
     _, _, prompt, codes, vector, _ = document
     assert prompt.ids.tolist() == [6]
@@ -281,12 +262,12 @@ def test_formats_that_cannot_work_are_refused(form, message):
 
 def test_predicted_tokens_that_are_no_whole_action_are_refused():
     with pytest.raises(ValueError, match="4 action tokens do not fill actions of 3 dims"):
-        actions_of_tokens([1000] * 4, 3, Bins(8), Words())
+        actions_of_tokens([1000] * 4, 3, Bins(8), Words(256))
 
 
 def test_token_weights_follow_validity():
     form = EpisodeFormat(num_slots=1, chunk_length=2, token_steps=(0, 1), bins=Bins(8))
-    tokens = action_tokens(np.zeros((2, 2), np.float32), np.array([True, False]), form, Words())
+    tokens = action_tokens(np.zeros((2, 2), np.float32), np.array([True, False]), form, Words(256))
     assert tokens.weights.tolist() == [1, 1, 0, 0]
 
 
@@ -295,7 +276,7 @@ def documents_of_g1(root):
     robot = Embodiment("g1", 0, proprio_width=26, action_width=26)
     relative = RelativeActions(mask=(True,) * 14 + (False,) * 12, state=(0, 26))
     normalise = Normalise(episode_statistics(dataset, "g1", form, relative), "quantile")
-    return EpisodeSource(dataset, robot, Words(), Compose((ResizeImage(48, 64), relative, normalise)), form)
+    return EpisodeSource(dataset, robot, Words(256), Compose((ResizeImage(48, 64), relative, normalise)), form)
 
 
 def test_a_real_video_dataset_becomes_documents():

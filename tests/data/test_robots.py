@@ -10,31 +10,12 @@ from data.lerobot import LeRobotDataset, LeRobotWriter
 from data.robots import EmbodimentConfig, EpisodesConfig, PointingConfig, transform_of
 from data.transforms import Compose, Normalise, RelativeActions, Transform
 from tests.data.tiny_robots import write_arm
+from tests.data.tiny_words import Words
 
 ARM = {"index": 0, "proprio_width": 5, "action_width": 3}
 EPISODES = {"root": "somewhere", "embodiment": "arm3", "num_slots": 4, "chunk": 4}
 POINTING = {"root": "somewhere", "num_slots": 4, "num_points": 2}
 LENGTHS = (5, 4, 3, 6, 5, 4, 3, 6, 5, 4)
-
-
-class Words:
-    """A vocabulary of one id a word, and 64 codes."""
-
-    bos_id = 1
-
-    def encode(self, text):
-        return [10 + len(word) for word in text.split()]
-
-    def piece_id(self, piece):
-        return {"<action>": 5, "<point>": 6}[piece]
-
-    def code_id(self, code):
-        if not 0 <= code < 64:
-            raise ValueError(f"code {code} is outside 0..63")
-        return 1000 + code
-
-    def code_of(self, token):
-        return token - 1000
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +58,7 @@ def test_a_dataset_that_is_not_there_is_refused_with_its_path(tmp_path):
     config = EpisodesConfig(**EPISODES | {"root": str(tmp_path / "nothing")})
     for build in (
         lambda: transform_of(EmbodimentConfig(**ARM), "arm3", config),
-        lambda: PointingConfig(**POINTING | {"root": config.root}).build(Words(), seed=0),
+        lambda: PointingConfig(**POINTING | {"root": config.root}).build(Words(64), seed=0),
     ):
         with pytest.raises(ValueError, match=r"nothing' does not exist; record the dataset first or correct the path"):
             build()
@@ -89,8 +70,8 @@ def test_evenly_spaced_episodes_are_held_out_and_every_episode_is_in_one_part(ro
     robot = Embodiment("arm3", 0, 5, 3)
     pointing = PointingConfig(**POINTING | {"root": root, "holdout": holdout, "num_bins": 64})
     for build in (
-        lambda part: episodes.build(robot, Compose(()), Words(), part),
-        lambda part: pointing.build(Words(), 0, part),
+        lambda part: episodes.build(robot, Compose(()), Words(64), part),
+        lambda part: pointing.build(Words(64), 0, part),
     ):
         train, validation = build("train"), build("validation")
         assert sorted(set(validation.episode_of.tolist())) == held_out
@@ -100,7 +81,7 @@ def test_evenly_spaced_episodes_are_held_out_and_every_episode_is_in_one_part(ro
 
 
 def test_without_holdout_training_has_every_episode(root):
-    source = EpisodesConfig(**EPISODES | {"root": root}).build(Embodiment("arm3", 0, 5, 3), Compose(()), Words())
+    source = EpisodesConfig(**EPISODES | {"root": root}).build(Embodiment("arm3", 0, 5, 3), Compose(()), Words(64))
     assert len(source) == sum(LENGTHS)
 
 
@@ -127,7 +108,7 @@ def test_relative_actions_are_offsets_from_the_state_before_they_are_normalised(
     assert normalise == Normalise(statistics, "mean_std")
     dataset = LeRobotDataset(root)
     state, action = (dataset.column(name).astype("f8") for name in ("observation.state", "action"))
-    document = source.build(config.embodiment("arm3"), transform, Words())[0]
+    document = source.build(config.embodiment("arm3"), transform, Words(64))[0]
     proprio, chunk = (next(e for e in document if isinstance(e, kind)) for kind in (Vector, Chunk))
     np.testing.assert_allclose(proprio.values, (state[0] - state.mean(0)) / state.std(0), atol=1e-5)
     offsets = np.concatenate([action[:4, :2] - state[0, :2], action[:4, 2:]], axis=1)
@@ -138,7 +119,7 @@ def test_relative_actions_are_offsets_from_the_state_before_they_are_normalised(
 def test_statistics_bring_all_training_chunks_to_mean_zero_and_deviation_one(root):
     config, source = EmbodimentConfig(**ARM, relative=3), EpisodesConfig(**EPISODES | {"root": root})
     transform, _ = transform_of(config, "arm3", source)
-    documents = source.build(config.embodiment("arm3"), transform, Words())
+    documents = source.build(config.embodiment("arm3"), transform, Words(64))
     chunks = [e for i in range(len(documents)) for e in documents[i] if isinstance(e, Chunk)]
     values = np.concatenate([chunk.values[chunk.mask[:, 0]] for chunk in chunks])
     np.testing.assert_allclose(values.mean(0), 0, atol=1e-5)
@@ -166,7 +147,7 @@ def test_a_dataset_with_names_and_image_sizes_of_its_own_needs_only_its_section(
     source = parse(EpisodesConfig, EPISODES | {"root": str(tmp_path / "own")} | names)
     config = EmbodimentConfig(**ARM)
     transform, _ = transform_of(config, "arm3", source)
-    document = source.build(config.embodiment("arm3"), transform, Words())[0]
+    document = source.build(config.embodiment("arm3"), transform, Words(64))[0]
     images = [element.pixels for element in document if isinstance(element, Image)]
     assert [image.shape for image in images] == [(16, 16, 3)] * 2
     assert all((image == 7).all() for image in images)

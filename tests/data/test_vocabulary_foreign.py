@@ -41,6 +41,15 @@ def test_text_has_the_ids_of_the_library_itself(foreign):
     assert vocabulary.adds_space == library.id_to_piece(library.encode("a"))[0].startswith("▁")
 
 
+def test_a_text_cut_anywhere_decodes_to_its_parts(foreign):
+    vocabulary = Vocabulary(foreign)
+    ids = vocabulary.encode("To be, or not to be, that is the question")
+    for cut in range(1, len(ids)):
+        assert vocabulary.decode(ids[:cut]) + vocabulary.decode(ids[cut:], continues=True) == vocabulary.decode(ids)
+    assert vocabulary.decode([], continues=True) == ""
+    assert vocabulary.decode([vocabulary.eos_id, *ids], continues=True).strip() == vocabulary.decode(ids)
+
+
 def test_codes_come_after_the_rows_that_no_piece_has(foreign):
     vocabulary = Vocabulary(foreign, num_codes=5, num_unused=7)
     assert (vocabulary.text_size, vocabulary.size) == (400, 412)
@@ -57,8 +66,10 @@ def test_symbols_that_it_has_are_found_and_ours_are_missing_by_name():
     with pytest.raises(ValueError, match=r"no piece '<action>'; it is of another library and serves for text"):
         gemma.piece_id("<action>")
     assert PipelineConfig(batch_size=1, slots=8).row_shape(gemma).pad_id == 0
-    with pytest.raises(ValueError, match="no piece '<image>'"):
-        PipelineConfig(batch_size=1, slots=8, images=1, image_size=(4, 4)).row_shape(gemma)
+    rows = PipelineConfig(batch_size=1, slots=8, images=1, image_size=(4, 4))
+    assert rows.row_shape(gemma).image_id == gemma.image_id  # it needs no symbol of ours
+    with pytest.raises(ValueError, match="no piece '<proprio>'"):
+        PipelineConfig(batch_size=1, slots=8, vectors=1, width=2).row_shape(gemma)
 
 
 def test_bytes_pickles_and_the_file_of_a_checkpoint_carry_it(foreign, tmp_path):
