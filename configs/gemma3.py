@@ -1,10 +1,13 @@
-"""Gemma 3 (arXiv 2503.19786), text: 270m, 1b, 4b, 12b or 27b, trained on from imported weights or from scratch.
+"""Gemma 3 (arXiv 2503.19786): 270m, 1b, 4b, 12b or 27b, trained on from imported weights or from scratch.
 
     python -m train --config configs/gemma3.py:1b --workdir runs/gemma3-1b \\
         --config.vocabulary.path tokenizer.model --config.sources.text.paths 'corpus/*.jsonl'
 
 Expect the parameter counts of the report's table 1: without embeddings 697.9 M (1b), 3,209.0 M (4b), 10,759.2 M (12b)
 and 25,599.7 M (27b); embeddings of 262,144 pieces on top. No weights come with this file and none were trained for it.
+
+4b, 12b and 27b see pictures of 896 x 896 through a SigLIP encoder of 416.9 M, 256 slots each; `4b_text` and so on are
+the same without it. As in the report the encoder is not trained on, nor is the projector, since these rows hold text.
 
 Five local layers to one global, and only the global ones remember the whole context: at 128k tokens the 27b keeps
 10.4 GiB of keys and values in bfloat16, where 62 global layers would keep 62 GiB.
@@ -24,23 +27,45 @@ SIZES = {
     "27b": (62, 5376, 21_504, 32, 16, 128, 1024, 8.0, 131_072),
 }
 
+SEEING = ("4b", "12b", "27b")
+# So400m/14: 64 x 64 patches, averaged 4 x 4
+SIGLIP = {
+    "kind": "siglip",
+    "height": 896,
+    "width": 896,
+    "patch_size": 14,
+    "pool": 4,
+    "encoder_dim": 1152,
+    "num_layers": 27,
+    "hidden_dim": 4304,
+    "num_heads": 16,
+}
+
 
 def get_config(variant: str = "1b") -> ConfigDict:
-    size = variant or "1b"
-    if size not in SIZES:
-        raise ValueError(f"configs/gemma3.py has no variant {variant!r}; choose one of {', '.join(SIZES)}")
+    size = (variant or "1b").removesuffix("_text")
+    if size not in SIZES or (variant.endswith("_text") and size not in SEEING):
+        names = ", ".join([*SIZES, *(f"{size}_text" for size in SEEING)])
+        raise ValueError(f"configs/gemma3.py has no variant {variant!r}; choose one of {names}")
+    sees = size in SEEING and not variant.endswith("_text")
     config = ConfigDict({"seed": 0, "mesh": {"data": 1, "fsdp": -1}})
     # Stand-ins: a real run names its own tokenizer and text on the command line.
     config.vocabulary = {"path": "runs/gemma3/vocabulary.model", "paths": (SHAKESPEARE,), "size": 1024}
     config.sources = {"text": {"kind": "text", "paths": (SHAKESPEARE,), "holdout": 0.1}}
-    config.models = {"gemma": model(size)}
+    config.models = {"gemma": model(size) if sees else text_model(size)}
     config.train = {"phases": ("pretrain",), "steps": placeholder(int)}
     config.phases = {"pretrain": pretrain(context=SIZES[size][-1])}
+    if sees:
+        config.phases.pretrain.optimizer.freeze = ("^image/",)
     config.evaluate = {"text": {"source": "text", "teacher": "pretrain", "student": "pretrain"}}
     return config
 
 
 def model(size: str) -> dict:
+    return text_model(size) | ({"image": SIGLIP} if size in SEEING else {})
+
+
+def text_model(size: str) -> dict:
     layers, width, hidden, heads, kv_heads, head_dim, window, rope_scale, _ = SIZES[size]
     # The 27b scales queries by the width that its heads would have if they shared the model's.
     query_width = width // heads if size == "27b" else head_dim

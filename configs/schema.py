@@ -224,14 +224,19 @@ def _convert_union(hint: Any, value: Any, where: str) -> Any:
 
 
 def _same_kind(hint: Any, value: Any) -> bool:
-    """Whether both are a list, both named entries, or `value` a section whose `Literal` fields `hint` allows."""
+    """Whether both are a list, both named entries, or `value` a section whose `Literal` fields `hint` allows.
+
+    A `Literal` field without a default must be there: it is what tells the section from one that has a default.
+    """
     if isinstance(value, (list, tuple)):
         return typing.get_origin(hint) is tuple
     if not isinstance(value, (ConfigDict, Mapping)):
         return False
-    tags = _tags(hint) if dataclasses.is_dataclass(hint) else {}
-    return (dataclasses.is_dataclass(hint) or typing.get_origin(hint) is dict) and all(
-        value[name] in allowed for name, allowed in tags.items() if name in value
+    if not dataclasses.is_dataclass(hint):
+        return typing.get_origin(hint) is dict
+    required = {field.name for field in dataclasses.fields(hint) if field.default is dataclasses.MISSING}
+    return all(
+        value[name] in allowed if name in value else name not in required for name, allowed in _tags(hint).items()
     )
 
 

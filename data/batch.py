@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 Array = Any  # np.ndarray on the host, jax.Array on a device
 
@@ -45,3 +46,12 @@ class Batch:
 
 
 KINDS = ("padding", "text", "image", "proprio", "action", "point", "name")
+
+
+def targets(batch: Batch) -> tuple[jax.Array, jax.Array]:
+    """(target_BT, weight_BT) of what slot t predicts: the token of slot t + 1 if both are of one segment, else weight
+    0."""
+    target_BT = jnp.roll(batch.tokens, -1, axis=1)
+    same_BT = (batch.segment_ids == jnp.roll(batch.segment_ids, -1, axis=1)).at[:, -1].set(False)
+    weight_BT = jnp.where(same_BT & (batch.segment_ids > 0), jnp.roll(batch.loss_weights, -1, axis=1), 0.0)
+    return target_BT, weight_BT

@@ -130,7 +130,7 @@ class PipelineConfig:
             self.chunk,
             self.width,
             pad_id=vocabulary.pad_id,
-            image_id=vocabulary.piece_id("<image>") if self.images else 0,
+            image_id=vocabulary.image_id if self.images else 0,
             vector_id=vocabulary.piece_id("<proprio>") if self.vectors else 0,
         )
 

@@ -169,6 +169,13 @@ class Vocabulary:
         return self._processor.unk_id()
 
     @property
+    def image_id(self) -> int:
+        """What stands in the slots of a picture: `<image>`, elsewhere an id that no text has, if there is one."""
+        if self.has_symbols:
+            return self.piece_id("<image>")
+        return self.text_size if self.num_unused else self.pad_id
+
+    @property
     def adds_space(self) -> bool:
         """Whether text is encoded as if a space stood before it; not so for our own models."""
         return self._processor.id_to_piece(self._processor.EncodeAsIds("a"))[0].startswith(_SPACE)
@@ -187,12 +194,20 @@ class Vocabulary:
         parts = self._processor.EncodeAsIds(text.split(_SPACE))
         return parts[0] + [i for part in parts[1:] for i in (*self._space, *part)]
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """The text of `ids`; codes and symbols are left out, bytes that are not UTF-8 become U+FFFD."""
+    def decode(self, ids: Sequence[int], *, continues: bool = False) -> str:
+        """The text of `ids`; codes and symbols are left out, bytes that are not UTF-8 become U+FFFD.
+
+        continues: other text stands before, so that a space at the beginning is one. Elsewhere a model of another
+        library may have put it there itself, and leaves it out.
+        """
         outside = [i for i in ids if not 0 <= i < self.size]
         if outside:
             raise ValueError(f"id {outside[0]} is outside the vocabulary (0 to {self.size - 1})")
-        return self._processor.DecodeIds([int(i) for i in ids if i < self.text_size])
+        text_ids = [int(i) for i in ids if i < self.text_size]
+        if not continues or self.has_symbols:
+            return self._processor.DecodeIds(text_ids)
+        before = self._processor.EncodeAsIds("a")
+        return self._processor.DecodeIds(before + text_ids)[len(self._processor.DecodeIds(before)) :]
 
     def piece_id(self, piece: str) -> int:
         """The id of a symbol or piece, such as `<action>`. Raises ValueError where there is none."""

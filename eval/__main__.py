@@ -1,12 +1,14 @@
 """`python -m eval --config C --workdir W`: judges the phases of a finished run; writes `summary.json` and episodes.
 
 What is judged is the config's `evaluate` section: held-out text against a trigram model, and closed-loop robot tasks.
+With `--suite` in place of a config: text evaluations of any checkpoint, see `eval.suites.command`.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 from importlib import metadata
 from pathlib import Path
@@ -19,6 +21,7 @@ from configs import command
 from configs.schema import parse, to_plain
 from eval import tabletop, text
 from eval.config import EvaluateConfig, completed
+from eval.suites import command as suites
 from model.startup import prepare_kernels
 from serving.generate import generate
 from serving.model import LoadedModel
@@ -122,4 +125,7 @@ def _write(path: Path, content: Any) -> None:
 
 
 if __name__ == "__main__":
-    command.run(main, completed)
+    if any(argument.split("=")[0] == "--suite" for argument in sys.argv[1:]):
+        suites.main()
+    else:
+        command.run(main, completed)

@@ -8,12 +8,13 @@ import jax
 import numpy as np
 
 from configs.schema import parse
+from data.batch import targets
 from data.config import TextConfig
 from data.layout import RowShape
 from data.pipeline import one_pass
 from data.text import TextSource
 from eval.trigram import Trigram
-from model.heads.tokens import blockwise
+from model.heads.tokens import token_nll
 from serving.model import LoadedModel
 
 SLOTS, ROWS = 256, 8
@@ -31,17 +32,9 @@ def nats_per_token(loaded: LoadedModel, source: TextSource) -> tuple[float, floa
     @jax.jit
     def losses(params, buffers, batch):
         model = loaded.module(params, buffers)
-        target_BT = jax.numpy.roll(batch.tokens, -1, axis=1)
-        same_BT = batch.segment_ids == jax.numpy.roll(batch.segment_ids, -1, axis=1)
-        weight_BT = jax.numpy.where(same_BT, jax.numpy.roll(batch.loss_weights, -1, axis=1), 0).at[:, -1].set(0) > 0
-
-        def nll(hidden_ND, target_N):
-            log_p_NV = jax.nn.log_softmax(model.token_logits(hidden_ND))
-            return -jax.numpy.take_along_axis(log_p_NV, target_N[:, None], axis=-1)[:, 0]
-
-        hidden_BTD = model(batch).hidden_BTD
-        nll_N = blockwise(nll, hidden_BTD.reshape(-1, hidden_BTD.shape[-1]), target_BT.reshape(-1))
-        return jax.numpy.sum(nll_N * weight_BT.reshape(-1)), jax.numpy.sum(weight_BT)
+        target_BT, weight_BT = targets(batch)
+        nll_BT = token_nll(model, model(batch).hidden_BTD, target_BT)
+        return jax.numpy.sum(nll_BT * (weight_BT > 0)), jax.numpy.sum(weight_BT > 0)
 
     shape = RowShape(slots=SLOTS, pad_id=loaded.vocabulary.pad_id)
     sums = [losses(loaded.params, loaded.buffers, batch) for batch in one_pass(source, shape, ROWS)]

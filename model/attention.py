@@ -55,7 +55,8 @@ class Attention(nnx.Module):
             out_BTHh, lse_BTH, kept = cache.attend(q_BTHh, k_BTKh, v_BTKh, structure, window, **options)
         if self.config.sink:
             out_BTHh = apply_sink(out_BTHh, lse_BTH, self.sink[...])
-        return jnp.einsum("bthd,hdm->btm", out_BTHh, self.out[...].astype(x_BTD.dtype)), kept
+        # Not einsum, which would sum over h before H and so turn the weights around in every step.
+        return jnp.tensordot(out_BTHh, self.out[...].astype(x_BTD.dtype), axes=2), kept
 
     @property
     def scale(self) -> float:

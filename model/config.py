@@ -139,15 +139,11 @@ class ImageConfig:
     patch_size: int
     stem_stride: int = 4  # stride of the stem's first convolution
     stem_dim: int = 32
+    kind: Literal["stem"] = "stem"
 
     def __post_init__(self):
-        _positive(self, *(field.name for field in dataclasses.fields(self)))
-        _require(
-            self.height % self.patch_size == 0 and self.width % self.patch_size == 0,
-            "patch_size",
-            self.patch_size,
-            f"a divisor of height and width ({self.height} x {self.width})",
-        )
+        _positive(self, "height", "width", "patch_size", "stem_stride", "stem_dim")
+        _check_grid(self, "patch_size", self.patch_size)
         _require(
             self.patch_size % self.stem_stride == 0,
             "stem_stride",
@@ -158,6 +154,51 @@ class ImageConfig:
     @property
     def num_patches(self) -> int:
         return (self.height // self.patch_size) * (self.width // self.patch_size)
+
+    @property
+    def num_slots(self) -> int:
+        return self.num_patches
+
+
+@dataclasses.dataclass(frozen=True)
+class SiglipConfig:
+    """SigLIP encoder (arXiv 2303.15343) with its patches averaged to soft tokens (Gemma 3, section 2.1).
+
+    The defaults are SigLIP So400m/14, as the Gemma 3 of 4B, 12B and 27B have it: 4,096 patches, 256 slots.
+    """
+
+    kind: Literal["siglip"]
+    height: int = 896
+    width: int = 896
+    patch_size: int = 14
+    pool: int = 4  # patches along each side that one slot is the mean of
+    encoder_dim: int = 1152
+    num_layers: int = 27
+    hidden_dim: int = 4304
+    num_heads: int = 16
+    epsilon: float = 1e-6  # of its layer norms and of the norm before the projector
+
+    def __post_init__(self):
+        _positive(self, *(field.name for field in dataclasses.fields(self) if field.name != "kind"))
+        _check_grid(self, "patch_size", self.patch_size)
+        _check_grid(self, "pool", self.pool * self.patch_size)
+        heads = f"a divisor of encoder_dim ({self.encoder_dim})"
+        _require(self.encoder_dim % self.num_heads == 0, "num_heads", self.num_heads, heads)
+
+    @property
+    def num_patches(self) -> int:
+        return (self.height // self.patch_size) * (self.width // self.patch_size)
+
+    @property
+    def num_slots(self) -> int:
+        return self.num_patches // self.pool**2
+
+
+def _check_grid(image: ImageConfig | SiglipConfig, field: str, cell: int) -> None:
+    """Cells of that many pixels along each side must fill the picture."""
+    fits = image.height % cell == 0 and image.width % cell == 0
+    whole = "a divisor of" if field == "patch_size" else f"a number that times patch_size ({image.patch_size}) divides"
+    _require(fits, field, getattr(image, field), f"{whole} height and width ({image.height} x {image.width})")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -211,7 +252,7 @@ class ModelConfig:
     recurrent: RecurrentConfig | None = None
     dense: DenseConfig | None = None
     moe: MoEConfig | None = None
-    image: ImageConfig | None = None
+    image: ImageConfig | SiglipConfig | None = None
     robot: RobotConfig | None = None
     bins: BinsHeadConfig | None = None
     flow: FlowHeadConfig | None = None

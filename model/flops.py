@@ -12,7 +12,7 @@ import dataclasses
 
 import numpy as np
 
-from model.config import AttentionConfig, ModelConfig
+from model.config import AttentionConfig, ImageConfig, ModelConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,8 +68,8 @@ def forward_flops(config: ModelConfig, vocab_size: int, work: Work) -> dict[str,
             attention = config.attention(mixer)
             parts["attention"] += work.pairs[mixer] * 4 * attention.num_heads * attention.head_dim
     parts["head"] = 2.0 * work.tokens * D * vocab_size
-    if config.image is not None:
-        parts["embed"] += work.images * _image_flops(config)
+    for part, flops in _image_flops(config).items():
+        parts[part] += work.images * flops
     if config.robot is not None:
         parts["embed"] += 2.0 * work.vectors * config.robot.num_embodiments * config.robot.width * D
         parts["action"] = _action_flops(config, work)
@@ -115,11 +115,21 @@ def _ffn_flops(config: ModelConfig, ffn: str) -> float:
     return flops
 
 
-def _image_flops(config: ModelConfig) -> float:
-    assert config.image is not None
-    image, C = config.image, config.image.stem_dim
-    cells = image.num_patches * (image.patch_size // image.stem_stride) ** 2
-    return cells * (2 * 3 * image.stem_stride**2 * C + 2 * 2 * C * 2 * C + 2 * C * config.model_dim)
+def _image_flops(config: ModelConfig) -> dict[str, float]:
+    """Of one picture; an encoder's layers count as layers, since what is recomputed of them is the same."""
+    image, D = config.image, config.model_dim
+    if image is None:
+        return {}
+    if isinstance(image, ImageConfig):
+        C, cells = image.stem_dim, image.num_patches * (image.patch_size // image.stem_stride) ** 2
+        return {"embed": cells * (2 * 3 * image.stem_stride**2 * C + 2 * 2 * C * 2 * C + 2 * C * D)}
+    P, E, layers = image.num_patches, image.encoder_dim, image.num_layers
+    return {
+        "embed": P * 2 * 3 * image.patch_size**2 * E + image.num_slots * 2 * E * D,
+        "mixer": layers * P * 2 * 4 * E * E,
+        "attention": layers * P * P * 4 * E,
+        "ffn": layers * P * 2 * 2 * E * image.hidden_dim,
+    }
 
 
 def _action_flops(config: ModelConfig, work: Work) -> float:

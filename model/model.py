@@ -12,8 +12,9 @@ from flax import nnx
 
 from model.block import KeysValues
 from model.cache import Cache
-from model.config import ModelConfig
+from model.config import ImageConfig, ModelConfig
 from model.embedders.image import ImageEmbedder
+from model.embedders.siglip import SiglipEmbedder
 from model.embedders.text import TokenEmbedder
 from model.embedders.vector import VectorEmbedder
 from model.heads.bins import BinsHead
@@ -45,8 +46,10 @@ class Model(nnx.Module):
         init, D = Init(key), config.model_dim
         self.config, self.vocab_size = config, vocab_size
         self.tokens = TokenEmbedder(init / "tokens", vocab_size, D, config.scale_embeddings, config.num_codes)
-        if config.image is not None:
+        if isinstance(config.image, ImageConfig):
             self.image = ImageEmbedder(init / "image", config.image, D)
+        elif config.image is not None:
+            self.image = SiglipEmbedder(init / "image", config.image, config)
         if config.robot is not None:
             self.proprio = VectorEmbedder(init / "proprio", config.robot.num_embodiments, config.robot.width, D)
         self.stack = Stack(init / "stack", config)

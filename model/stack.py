@@ -13,6 +13,7 @@ from model.cache import LayerCache
 from model.config import ModelConfig
 from model.init import Init
 from model.moe import RouterStats
+from model.remat import rematerialised
 from model.structure import Structure
 
 
@@ -69,20 +70,9 @@ class Stack(nnx.Module):
     def _run(self, blocks, x_BTD, structure, want_keys_values):
         outs = []
         for block in blocks:
-            x_BTD, keys_values, stats = _rematerialised(block, self.config.remat)(x_BTD, structure)
+            x_BTD, keys_values, stats = rematerialised(block, self.config.remat)(x_BTD, structure)
             outs.append((keys_values if want_keys_values else None, stats))
         return x_BTD, outs
-
-
-def _rematerialised(block: Block, policy: str):
-    """The block as a pure function, its activations kept (`none`), kept where matmuls made them (`dots`) or
-    recomputed."""
-    if policy == "none":
-        return block
-    graph, state = nnx.split(block)
-    saved = jax.checkpoint_policies.checkpoint_dots_with_no_batch_dims if policy == "dots" else None
-    run = jax.checkpoint(lambda state, x, structure: nnx.merge(graph, state)(x, structure), policy=saved)
-    return lambda x, structure: run(state, x, structure)
 
 
 def router_metrics(stats: tuple[RouterStats, ...]) -> dict[str, jax.Array]:

@@ -1,6 +1,9 @@
 """Text from a checkpoint: batches of prompts, streaming, stop strings and log-probabilities.
 
-python -m serving.generate runs/demo/distil "ROMEO:" --num_tokens 64 --temperature 0.7 --stop "\\n\\n"
+    python -m serving.generate runs/demo/distil "ROMEO:" --num_tokens 64 --temperature 0.7 --stop "\\n\\n"
+    python -m serving.generate DIR "<start_of_image>What is this?" --image photo.jpg [--pan_and_scan]
+
+A picture stands where the prompt has `<image>`, for an imported Gemma 3 `<start_of_image>`, or else before its text.
 """
 
 from __future__ import annotations
@@ -10,33 +13,19 @@ import collections
 import dataclasses
 import sys
 from collections.abc import Iterator, Sequence
-from typing import Literal
 
+import jax
 import jax.numpy as jnp
-import numpy as np
 
-from data.elements import Document, Tokens
-from data.vocabulary import Vocabulary
+from data.image_processing import PanAndScan, load_picture
+from data.image_prompt import image_prompt
 from model.startup import prepare_kernels
+from serving.completion import Completion
 from serving.decoder import Decoder
 from serving.model import LoadedModel
+from serving.prompts import Prompt, as_document
 from serving.sampling import Draws, Sampling
 from train.checkpoint import Checkpoint
-
-Prompt = str | Document  # text, or elements such as images between tokens
-
-
-@dataclasses.dataclass
-class Completion:
-    """What was written after one prompt.
-
-    ids and logprobs: every drawn token, end-of-text included. ended: None while more may come.
-    """
-
-    text: str = ""
-    ids: list[int] = dataclasses.field(default_factory=list)
-    logprobs: list[float] = dataclasses.field(default_factory=list)
-    ended: Literal["stop", "length"] | None = None
 
 
 def generate(
@@ -82,61 +71,17 @@ def stream(
     documents = [as_document(prompt, decoder.vocabulary) for prompt in prompts]
     state, draws = decoder.prefill(documents, num_tokens), Draws.of(rows)
     completions = [Completion() for _ in prompts]
-    for drawn in range(0, num_tokens, block):
-        steps = min(block, num_tokens - drawn)
-        state, ids_BN, logprobs_BN = decoder.decode(state, draws, steps)
-        for completion, ids_N, logprobs_N in zip(completions, np.asarray(ids_BN), np.asarray(logprobs_BN), strict=True):
-            _extend(completion, ids_N, logprobs_N, decoder.vocabulary, stop, last=drawn + steps == num_tokens)
+    while True:
+        state, drawn = decoder.decode(state, draws, min(block, num_tokens))
+        drawn = jax.device_get(drawn)
+        for b, completion in enumerate(completions):
+            if completion.ended is None:
+                completion.extend(drawn.row(b), decoder.vocabulary, num_tokens=num_tokens, stop=stop)
         yield completions
         done_B = jnp.array([completion.ended is not None for completion in completions])
         if bool(done_B.all()):
             return
         state = dataclasses.replace(state, done_B=state.done_B | done_B)
-
-
-def as_document(prompt: Prompt, vocabulary: Vocabulary) -> Document:
-    """Text becomes `<bos>` and its pieces."""
-    if not isinstance(prompt, str):
-        return prompt
-    ids = np.array([vocabulary.bos_id, *vocabulary.encode(prompt)], np.int32)
-    return (Tokens(ids, np.zeros(len(ids), np.float32)),)
-
-
-def _extend(completion: Completion, ids_N, logprobs_N, vocabulary: Vocabulary, stop: Sequence[str], *, last: bool):
-    """Take in newly drawn tokens up to where the completion ends."""
-    if completion.ended is not None:
-        return
-    for token, logprob in zip(ids_N.tolist(), logprobs_N.tolist(), strict=True):
-        completion.ids.append(token)
-        completion.logprobs.append(logprob)
-        if token == vocabulary.eos_id:
-            completion.text, completion.ended = vocabulary.decode(completion.ids[:-1]), "stop"
-            text_end = _first(completion.text, stop)
-        elif stop:
-            text_end = _first(vocabulary.decode(completion.ids), stop)
-        else:
-            continue
-        if text_end is not None:
-            completion.text, completion.ended = vocabulary.decode(completion.ids)[:text_end], "stop"
-        if completion.ended is not None:
-            return
-    text = vocabulary.decode(completion.ids)
-    completion.ended = "length" if last else None
-    completion.text = text if last else text[: _settled(text, stop)]
-
-
-def _first(text: str, stop: Sequence[str]) -> int | None:
-    """Where the first stop string begins."""
-    return min((at for at in (text.find(s) for s in stop) if at >= 0), default=None)
-
-
-def _settled(text: str, stop: Sequence[str]) -> int:
-    """Length of the text that no later token can change: half a character or half a stop string may stand after it."""
-    end = len(text.rstrip("\N{REPLACEMENT CHARACTER}"))
-    for s in stop:
-        halves = [n for n in range(1, len(s)) if text[:end].endswith(s[:n])]
-        end -= max(halves, default=0)
-    return end
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -149,6 +94,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--top_p", type=float, default=1.0)
     parser.add_argument("--seed", type=int, default=0, help="of the first prompt; the next ones count up")
     parser.add_argument("--stop", nargs="*", default=(), help="strings that end a text")
+    parser.add_argument("--image", nargs="+", default=(), help="files of pictures that each prompt is about")
+    parser.add_argument("--pan_and_scan", action="store_true", help="also crops of pictures that are far from square")
     options = parser.parse_args(arguments)
     prepare_kernels()
     try:
@@ -156,12 +103,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
             Sampling(options.temperature, options.top_k, options.top_p, options.seed + i)
             for i in range(len(options.prompt))
         ]
-        decoder = Decoder(LoadedModel.of(Checkpoint.open(options.checkpoint)))
-        _print_growing(
-            options.prompt, stream(decoder, options.prompt, rows, num_tokens=options.num_tokens, stop=options.stop)
-        )
+        if options.pan_and_scan and not options.image:
+            raise ValueError("--pan_and_scan is given without --image; name the pictures, or leave it out")
+        loaded = LoadedModel.of(Checkpoint.open(options.checkpoint))
+        pan_and_scan = PanAndScan() if options.pan_and_scan else None
+        prompts = _with_pictures(options.prompt, options.image, loaded, pan_and_scan)
+        growing = stream(Decoder(loaded), prompts, rows, num_tokens=options.num_tokens, stop=options.stop)
+        _print_growing(options.prompt, growing)
     except ValueError as error:
         sys.exit(f"error: {error}")
+
+
+def _with_pictures(
+    texts: Sequence[str], files: Sequence[str], loaded: LoadedModel, pan_and_scan: PanAndScan | None
+) -> Sequence[Prompt]:
+    """Every text with the same pictures."""
+    if not files:
+        return texts
+    if loaded.image_form is None:
+        raise ValueError(f"--image is {' '.join(files)}, but this model sees no pictures; leave it out")
+    pictures = [load_picture(file) for file in files]
+    return [image_prompt(text, pictures, loaded.vocabulary, loaded.image_form, pan_and_scan) for text in texts]
 
 
 def _print_growing(prompts: Sequence[str], growing: Iterator[list[Completion]]) -> None:

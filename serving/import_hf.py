@@ -50,11 +50,17 @@ def import_hf(path: str | Path, out: str | Path, *, tokenizer: str | Path | None
     folder = ModelFolder(path)
     vocabulary = _vocabulary(folder, tokenizer)
     params, buffers = abstract_states(folder.config, folder.vocab_size)
-    where = places(params, folder.config)
-    tensors = folder.tensors({path: params[place.path].shape[len(place.index) :] for path, place in where.items()})
+    states = params | buffers
+    where = places(states, folder.config)
+    tensors = folder.tensors({path: states[place.path].shape[len(place.index) :] for path, place in where.items()})
+    shapes = {path: leaf.shape for path, leaf in states.items()}
+    kept = {entry: tensor for entry, tensor in tensors.items() if where[entry.ours].path in buffers}
     with new_folder(out) as aside:
-        dtypes = _write_params(aside / "params", tensors, where, {p: leaf.shape for p, leaf in params.items()})
-        if buffers:
+        learned = {entry: tensor for entry, tensor in tensors.items() if entry not in kept}
+        dtypes = _write_params(aside / "params", learned, where, shapes)
+        if kept:
+            _write_params(aside / "buffers", kept, where, shapes)
+        elif buffers:
             _write_zeros(aside / "buffers", buffers)
         (aside / "files").mkdir()
         for name, content in _files(folder, vocabulary, dtypes).items():

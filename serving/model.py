@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from configs.schema import parse
+from data.image_prompt import ImageForm
 from data.vocabulary import Vocabulary
 from model.cache import Cache, empty_cache
 from model.config import ModelConfig
@@ -49,6 +50,12 @@ class LoadedModel:
         graph = split(jax.eval_shape(lambda: create(config, self.vocabulary.size, seed=0)))[0]
         params, buffers = (unstacked(tree, self.config) for tree in (self.params, self.buffers))
         return dataclasses.replace(self, config=config, graph=graph, params=params, buffers=buffers)
+
+    @property
+    def image_form(self) -> ImageForm | None:
+        """What the model makes of a picture; None where it sees none."""
+        image = self.config.image
+        return None if image is None else ImageForm((image.height, image.width), image.num_slots)
 
     def empty_cache(self, batch_size: int, max_slots: int) -> Cache:
         return empty_cache(self.config, batch_size, max_slots)

@@ -16,11 +16,57 @@ from data.batch import Batch
 from data.config import PipelineConfig
 from data.elements import Chunk, Document
 from data.episodes import observation_document
-from data.layout import collate, cost_of, lay_out
+from data.layout import RowShape, collate, cost_of, lay_out
 from data.robots import EmbodimentConfig, EpisodesConfig
 from data.transforms import Sample, Transform
+from data.vocabulary import Vocabulary
 from serving.model import LoadedModel
 from train.checkpoint import Checkpoint
+
+
+@dataclasses.dataclass(frozen=True)
+class ObservationRows:
+    """How a checkpoint's observations become rows: `shape`, and a plan of `plan_length` codes among `plan_bins`."""
+
+    sources: dict[str, EpisodesConfig]  # by embodiment
+    shape: RowShape
+    plan_length: int
+    plan_bins: int
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint, phase: dict[str, Any], vocabulary: Vocabulary) -> ObservationRows:
+        """Raises ValueError where the sources of `phase` plan differently."""
+        pipeline = parse(PipelineConfig, phase["pipeline"], "pipeline")
+        mixed = {name: checkpoint.config["sources"][name] for name in phase["mixture"]}
+        sources = [parse(EpisodesConfig, s, f"sources.{name}") for name, s in mixed.items() if "embodiment" in s]
+        plans = {(source.plan_length, source.plan_bins) for source in sources}
+        if len(plans) > 1:
+            raise ValueError(f"plan_length and plan_bins of {checkpoint.path} differ: {plans}; make them equal")
+        images = max((len(source.cameras) for source in sources), default=1)
+        shape = dataclasses.replace(pipeline.row_shape(vocabulary), images=images, vectors=1)
+        return cls({source.embodiment: source for source in sources}, shape, *next(iter(plans), (0, 0)))
+
+    def plan(self, model: Any, batch: Batch, vocabulary: Vocabulary) -> jax.Array:
+        """int32[B,L]: the most likely codes for the slots before proprioception, one number after the other."""
+        rows_B, first = jnp.arange(batch.tokens.shape[0]), vocabulary.code_id(0)
+        slot_BL = batch.values["action_slot"][:, :1] - 1 - self.plan_length + jnp.arange(self.plan_length)
+        slot_BL = jnp.maximum(slot_BL, 1)  # rows without an observation
+        for slot_B in slot_BL.T:
+            hidden_BD = model(batch).hidden_BTD[rows_B, slot_B - 1]
+            logits_BL = model.token_logits(hidden_BD)[:, first : first + self.plan_bins]
+            code_B = first + jnp.argmax(logits_BL, axis=-1).astype(jnp.int32)
+            batch = dataclasses.replace(batch, tokens=batch.tokens.at[rows_B, slot_B].set(code_B))
+        return batch.tokens[rows_B[:, None], slot_BL] - first
+
+
+def normalised_chunks(model: Any, batch: Batch, noise_BKCA: jax.Array | None) -> jax.Array:
+    """float32[B,C,A] before the transforms are undone; `noise_BKCA` is what a flow-matching head starts from."""
+    output, values = model(batch, want_keys_values=True), batch.values
+    if noise_BKCA is None:
+        slot_BK1 = jnp.maximum(values["action_slot"], 0)[..., None]
+        return model.bins.predict(jnp.take_along_axis(output.hidden_BTD, slot_BK1, axis=1))[:, 0]
+    noise_BKCA = noise_BKCA * values["action_mask"]
+    return model.flow.sample(noise_BKCA, values["embodiment"], model.action_prefix(output, values))[:, 0]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,16 +98,8 @@ class Policy:
             for name, section in checkpoint.config["embodiments"].items()
         }
         self.transforms = {name: Transform.from_dict(record) for name, record in checkpoint.transforms.items()}
-        pipeline = parse(PipelineConfig, self._model.phase["pipeline"], "pipeline")
-        mixed = {name: checkpoint.config["sources"][name] for name in self._model.phase["mixture"]}
-        sources = [parse(EpisodesConfig, s, f"sources.{name}") for name, s in mixed.items() if "embodiment" in s]
-        self._sources = {source.embodiment: source for source in sources}
-        plans = {(source.plan_length, source.plan_bins) for source in sources}
-        if len(plans) > 1:
-            raise ValueError(f"plan_length and plan_bins of {checkpoint.path} differ: {plans}; make them equal")
-        self._plan_length, self._plan_bins = next(iter(plans), (0, 0))
-        images = max((len(source.cameras) for source in sources), default=1)
-        self._shape = dataclasses.replace(pipeline.row_shape(self._model.vocabulary), images=images, vectors=1)
+        rows = ObservationRows.of(checkpoint, self._model.phase, self._model.vocabulary)
+        self._rows, self._sources, self._shape, self._plan_length = rows, rows.sources, rows.shape, rows.plan_length
         self._batch_size, self._key = batch_size, jax.random.key(seed)
         self._plans, self._chunks = jax.jit(self._plan), jax.jit(self._sample)
 
@@ -126,7 +164,7 @@ class Policy:
             sample,
             vocabulary=self._model.vocabulary,
             embodiment=robot.index,
-            num_slots=image.num_patches,
+            num_slots=image.num_slots,
             plan_bins=self._bins(observation),
         )
         slots = cost_of(document).slots
@@ -140,24 +178,9 @@ class Policy:
         return (*document, Chunk(nothing, np.ones((chunk, width), bool), robot.index))
 
     def _sample(self, params: Any, buffers: Any, batch: Batch, key: jax.Array) -> jax.Array:
-        model, values = self._model.module(params, buffers), batch.values
-        output = model(batch, want_keys_values=True)
-        if self._model.config.flow is None:
-            slot_BK1 = jnp.maximum(values["action_slot"], 0)[..., None]
-            return model.bins.predict(jnp.take_along_axis(output.hidden_BTD, slot_BK1, axis=1))[:, 0]
-        noise_BKCA = jax.random.normal(key, values["action"].shape) * values["action_mask"]
-        prefix = model.action_prefix(output, values)
-        return model.flow.sample(noise_BKCA, values["embodiment"], prefix)[:, 0]
+        flow = self._model.config.flow is not None
+        noise_BKCA = jax.random.normal(key, batch.values["action"].shape) if flow else None
+        return normalised_chunks(self._model.module(params, buffers), batch, noise_BKCA)
 
     def _plan(self, params: Any, buffers: Any, batch: Batch) -> jax.Array:
-        """int32[B,L]: the most likely codes for the slots before proprioception, one number after the other."""
-        model, rows_B = self._model.module(params, buffers), jnp.arange(batch.tokens.shape[0])
-        first = self._model.vocabulary.code_id(0)
-        slot_BL = batch.values["action_slot"][:, :1] - 1 - self._plan_length + jnp.arange(self._plan_length)
-        slot_BL = jnp.maximum(slot_BL, 1)  # rows without an observation
-        for slot_B in slot_BL.T:
-            hidden_BD = model(batch).hidden_BTD[rows_B, slot_B - 1]
-            logits_BL = model.token_logits(hidden_BD)[:, first : first + self._plan_bins]
-            code_B = first + jnp.argmax(logits_BL, axis=-1).astype(jnp.int32)
-            batch = dataclasses.replace(batch, tokens=batch.tokens.at[rows_B, slot_B].set(code_B))
-        return batch.tokens[rows_B[:, None], slot_BL] - first
+        return self._rows.plan(self._model.module(params, buffers), batch, self._model.vocabulary)

@@ -7,6 +7,9 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+from data.batch import Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,29 +41,43 @@ class Sampling:
 class Draws:
     """The settings of each row as arrays, so that one compiled program serves any mixture of them."""
 
-    temperature_B: jax.Array
-    top_k_B: jax.Array
-    top_p_B: jax.Array
-    seed_B: jax.Array
-    cuts: bool = dataclasses.field(metadata={"static": True})  # whether any row needs its logits sorted
+    temperature_B: Array
+    top_k_B: Array
+    top_p_B: Array
+    seed_B: Array
 
     @classmethod
     def of(cls, rows: Sequence[Sampling]) -> Draws:
-        column = lambda name, dtype: jnp.array([getattr(row, name) for row in rows], dtype)  # noqa: E731
-        cuts = any(row.top_k or row.top_p < 1 for row in rows)
-        return cls(
-            column("temperature", "f4"), column("top_k", "i4"), column("top_p", "f4"), column("seed", "u4"), cuts
-        )
+        column = lambda name, dtype: np.array([getattr(row, name) for row in rows], dtype)  # noqa: E731
+        return cls(column("temperature", "f4"), column("top_k", "i4"), column("top_p", "f4"), column("seed", "u4"))
 
 
 def draw(logits_BV: jax.Array, drawn_B: jax.Array, draws: Draws) -> jax.Array:
-    """One token for each row, which has drawn `drawn_B` before."""
+    """One token for each row, which has drawn `drawn_B` before.
+
+    Random numbers are made, and logits sorted, only where some row asks for it: over a large vocabulary either costs as
+    much as a layer.
+    """
+    most_likely_B = jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
+    samples_B = draws.temperature_B > 0
+    return jax.lax.cond(
+        samples_B.any(),
+        lambda: jnp.where(samples_B, _sample(logits_BV, drawn_B, draws), most_likely_B),
+        lambda: most_likely_B,
+    )
+
+
+def _sample(logits_BV: jax.Array, drawn_B: jax.Array, draws: Draws) -> jax.Array:
     tempered_BV = logits_BV / jnp.maximum(draws.temperature_B, 1e-6)[:, None]
-    if draws.cuts:
-        tempered_BV = jnp.where(tempered_BV >= _smallest_kept(tempered_BV, draws)[:, None], tempered_BV, -jnp.inf)
+    cuts_B = (draws.top_k_B > 0) | (draws.top_p_B < 1)
+    least_B = jax.lax.cond(
+        cuts_B.any(),
+        lambda: jnp.where(cuts_B, _smallest_kept(tempered_BV, draws), -jnp.inf),
+        lambda: jnp.full(cuts_B.shape, -jnp.inf),
+    )
+    kept_BV = jnp.where(tempered_BV >= least_B[:, None], tempered_BV, -jnp.inf)
     keys_B = jax.vmap(lambda seed, n: jax.random.fold_in(jax.random.key(seed), n))(draws.seed_B, drawn_B)
-    sampled_B = jax.vmap(jax.random.categorical)(keys_B, tempered_BV)
-    return jnp.where(draws.temperature_B > 0, sampled_B, jnp.argmax(logits_BV, axis=-1)).astype(jnp.int32)
+    return jax.vmap(jax.random.categorical)(keys_B, kept_BV).astype(jnp.int32)
 
 
 def _smallest_kept(tempered_BV: jax.Array, draws: Draws) -> jax.Array:

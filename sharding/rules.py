@@ -17,6 +17,7 @@ RULES: dict[str, str | None] = {
     "kv_heads": "tensor",
     "mlp": "tensor",
     "experts": "expert",
+    "vision": "fsdp",  # width of an image encoder
     "vocab": "tensor",
     # Kept whole: too small to pay for a collective, or scanned over.
     "bins": None,
@@ -25,6 +26,7 @@ RULES: dict[str, str | None] = {
     "embodiment": None,
     "head_dim": None,
     "layers": None,
+    "patch": None,
     "patch_column": None,
     "patch_row": None,
     "pixels": None,
@@ -32,6 +34,7 @@ RULES: dict[str, str | None] = {
     "stem": None,
     "stem_mlp": None,
     "vector": None,
+    "vision_in": None,  # where "vision" meets "embed", which is placed already
 }
 
 

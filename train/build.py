@@ -93,10 +93,10 @@ def _check_fit(where: str, phase: PhaseConfig, sections: Sections) -> None:
             raise ValueError(f"{where}.pipeline.chunk is 0, objective {phase.objective!r} needs actions; set it")
     for name in phase.mixture:
         source = sections.sources[name]
-        if model.image and not isinstance(source, TextConfig) and source.num_slots != model.image.num_patches:
+        if model.image and not isinstance(source, TextConfig) and source.num_slots != model.image.num_slots:
             raise ValueError(
                 f"config.sources.{name}.num_slots is {source.num_slots}, the model of {where} makes "
-                f"{model.image.num_patches} vectors of an image; make them equal"
+                f"{model.image.num_slots} vectors of an image; make them equal"
             )
         if isinstance(source, EpisodesConfig) and source.continuous and source.chunk != pipeline.chunk:
             raise ValueError(

@@ -24,8 +24,10 @@ HIDDEN = {
     "kv_heads",
     "head_dim",
     "experts",
+    "vision",
+    "vision_in",
 }  # between hidden units: Muon's matrices
-TABLES = {"vocab", "patch_row", "patch_column", "chunk", None}  # first axis of a look-up table: never decayed
+TABLES = {"vocab", "patch", "patch_row", "patch_column", "chunk", None}  # first axis of a look-up table: never decayed
 MUON_RMS = 0.2  # makes Muon's update as large as AdamW's, so both share one learning rate (arXiv 2502.16982, eq. 4)
 
 
@@ -163,7 +165,7 @@ def muon_dims(axes: Axes) -> MuonDimensionNumbers | None:
 
 def is_decayed(axes: Axes) -> bool:
     """True for matrices that multiply activations: not for vectors, norms, look-up tables and state matrices."""
-    features = axes[_num_stacked(axes) :]
+    features = [axis for axis in axes[_num_stacked(axes) :] if axis != "head_dim"]  # with heads it is one side
     return len(features) >= 2 and features[0] not in TABLES and "state" not in features
 
 

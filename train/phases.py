@@ -30,6 +30,7 @@ from train.optimizer import Axes, build_optimizer
 from train.progress import PhaseProgress
 from train.sections import completed
 from train.step import LossFn, TrainState, make_step
+from train.stored import stored
 
 
 @dataclasses.dataclass(frozen=True)
@@ -196,9 +197,10 @@ class _PhaseRun:
         if not only_adds_codes(source.vocabulary_bytes, built.assets.vocabulary):
             refuse_other_tokenizer(source, built.assets.vocabulary)
         tables = {name for name, axes in built.axes.items() if axes[:1] == ("vocab",)}
-        params, report = copy_parameters(source.weights, params, self.phase.copy, may_grow=tables)
-        if jax.tree.leaves(buffers) and jax.tree.leaves(source.buffers):
-            buffers, _ = copy_parameters(source.buffers, buffers, self.phase.copy)
+        params, report = copy_parameters(stored(source, "weights"), params, self.phase.copy, may_grow=tables)
+        kept = stored(source, "buffers")
+        if jax.tree.leaves(buffers) and jax.tree.leaves(kept):
+            buffers, _ = copy_parameters(kept, buffers, self.phase.copy)
         if jax.process_index() == 0:
             origin = self.phase.init_path or source.phase
             _write_json(self.folder / "init.json", {"from": origin, **dataclasses.asdict(report)})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -38,3 +39,14 @@ def blockwise(function: Callable[..., jax.Array], *arrays_N: jax.Array, block: i
     blocks = [jnp.pad(a, [(0, pad)] + [(0, 0)] * (a.ndim - 1)).reshape(-1, block, *a.shape[1:]) for a in arrays_N]
     out = jax.lax.map(jax.checkpoint(lambda slices: function(*slices)), tuple(blocks))
     return out.reshape(-1, *out.shape[2:])[:size]
+
+
+def token_nll(model: Any, hidden_BTD: jax.Array, target_BT: jax.Array) -> jax.Array:
+    """-log p(target) in nats, float32[B,T], without [B,T,V] logits; `model` is a `model.model.Model`."""
+
+    def nll(hidden_ND, target_N):
+        logits_NV = model.token_logits(hidden_ND)
+        return jax.nn.logsumexp(logits_NV, axis=-1) - jnp.take_along_axis(logits_NV, target_N[:, None], axis=-1)[:, 0]
+
+    flat = blockwise(nll, hidden_BTD.reshape(-1, hidden_BTD.shape[-1]), target_BT.reshape(-1))
+    return flat.reshape(target_BT.shape)

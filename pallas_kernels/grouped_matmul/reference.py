@@ -44,7 +44,7 @@ def backward(
 def _rows_times(x_MI: jax.Array, w_EDF: jax.Array, group_sizes_E: jax.Array, *, contract: int) -> jax.Array:
     """Multiply each row by its group's matrix over dim `contract` of w."""
     M = x_MI.shape[0]
-    tile = min(_TILE, M)
+    tile = jax.core.min_dim(_TILE, M)  # M may be a symbol of `jax.export`
     x_pad = _pad(x_MI, tile)
 
     def step(group, row, inside_m1, y_pad):

@@ -1,4 +1,4 @@
-"""An item of an Orbax checkpoint (`params`, `ema`, `buffers`) read and written part by part through TensorStore.
+"""An item of an Orbax checkpoint (`params`, `ema`, `buffers`) read, through TensorStore, and written part by part.
 
 Orbax itself reads and writes whole arrays. What is written here are the zarr arrays and the `_METADATA` that Orbax
 reads: one folder an array and no compression, because random bits do not shrink and one database for all (OCDBT) took
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ import tensorstore as ts
 from serving.interchange.tensor_files import Shape, blocks
 from serving.interchange.tensors import Index
 
-BLOCK_BYTES = 64 << 20  # of an array that is written at once, and of a chunk
+BLOCK_BYTES = 64 << 20  # of a chunk
+_STRIP = 1 << 20  # bytes written at once: a transposed array is copied fastest in strips that the caches hold
 _ZARR_DTYPES = {"float32": "<f4", "bfloat16": "bfloat16", "int32": "<i4"}
 
 
@@ -43,7 +45,7 @@ class ArrayStore:
             # Else a cached chunk's file would be looked at for every part.
             spec = {"driver": driver, "kvstore": kvstore, "recheck_cached_data": "open"}
             array = ts.open(spec, context=uncached, open=True, read=True).result()
-            chunk: Any = array.chunk_layout.read_chunk.shape
+            chunk: Any = array.chunk_layout.read_chunk.shape or ()  # None for a single number
             if len(chunk) > 2 and chunk[0] > 1:  # layers or experts in one chunk; a cache would slow others down
                 array = ts.open(spec, context=cached, open=True, read=True).result()
             arrays["/".join(keys)] = array
@@ -53,7 +55,7 @@ class ArrayStore:
     def create(cls, folder: Path, shapes: Mapping[str, Shape], chunks: Mapping[str, tuple[int, ...]]) -> ArrayStore:
         """Arrays that hold nothing yet; every element is then to be written once."""
         folder.mkdir()
-        # A copy of files is not forced to the disk either, and forcing each chunk takes most of the time.
+        # A copy of files is not forced to the disk either.
         context = ts.Context({"file_io_sync": False})
         arrays, tree = {}, {}
         for path, shape in shapes.items():
@@ -87,16 +89,31 @@ class ArrayStore:
         return np.asarray(self.arrays[path][index].read().result())
 
     def write(self, path: str, index: Index, part: np.ndarray) -> None:
-        """Block by block: while one is written, the next is copied."""
-        # A region keeps the indices of the whole array; `translate_to` counts them from 0.
-        region, pending = self.arrays[path][index][ts.d[:].translate_to[0]], None
-        for block in blocks(part.shape, part.dtype.itemsize, BLOCK_BYTES):
-            copied = np.array(part[block], order="C")
-            if pending is not None:
-                pending.result()
-            pending = region[block].write(copied, can_reference_source_data_indefinitely=True)
-        if pending is not None:
-            pending.result()
+        """The whole chunks that `index` covers, each a file of raw numbers, copied a strip at a time.
+
+        TensorStore would take a copy of the part and encode another: most of its time went into clearing their pages.
+        """
+        array = self.arrays[path]
+        chunk: tuple[int, ...] = tuple(array.chunk_layout.read_chunk.shape or ())
+        index = (*index, *(slice(None) for _ in chunk[len(index) :]))
+        first = [i if isinstance(i, int) else i.indices(n)[0] for i, n in zip(index, array.shape, strict=True)]
+        part = part[tuple(None if isinstance(i, int) else slice(None) for i in index)]
+        counts = [-(-size // own) for size, own in zip(part.shape, chunk, strict=True)]
+        for cell in np.ndindex(*counts):
+            block = part[tuple(slice(i * own, (i + 1) * own) for i, own in zip(cell, chunk, strict=True))]
+            key = [start // own + i for start, own, i in zip(first, chunk, cell, strict=True)]
+            _write_chunk(Path(array.kvstore.path) / (".".join(map(str, key)) or "0"), block, chunk)
+
+
+def _write_chunk(file: Path, block: np.ndarray, chunk: tuple[int, ...]) -> None:
+    """In row-major order; a block that ends early, at the array's edge, is followed by zeros."""
+    long = [k for k, size in enumerate(chunk) if size > 1]
+    assert all(block.shape[k] == chunk[k] for k in long[1:]), (block.shape, chunk)
+    block = np.squeeze(block, tuple(k for k, size in enumerate(chunk) if size == 1))
+    with file.open("wb") as opened:
+        for strip in blocks(block.shape, block.dtype.itemsize, _STRIP):
+            opened.write(np.ascontiguousarray(block[strip]).reshape(-1).view(np.uint8))
+        opened.truncate(math.prod(chunk) * block.dtype.itemsize)
 
 
 def _kvstore(folder: Path, keys: list[str], *, ocdbt: bool) -> dict[str, Any]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from model.config import ModelConfig
-from serving.interchange.files import ARCHITECTURES
+from model.config import ImageConfig, ModelConfig
+from serving.interchange.files import ARCHITECTURES, with_text_fields
 
 # What no architecture has, by the field that gives it.
-_OURS_ALONE = ("recurrent", "image", "robot", "bins", "flow", "num_codes")
+_OURS_ALONE = ("recurrent", "robot", "bins", "flow", "num_codes")
 # Without effect on what a trained model computes, or compared as `mixers` and `feed_forwards`.
 _WITHOUT_EFFECT = {"pattern", "ffn", "dtype", "remat", "scan", "kernels", "moe.balance_loss", "moe.z_loss"}
 
@@ -21,10 +21,11 @@ def architecture_for(config: ModelConfig, vocab_size: int, preferred: str | None
         ValueError: none can; the message names the fields that stand in the way.
     """
     alone = [field for field in _OURS_ALONE if getattr(config, field)]
+    alone += ["image"] if isinstance(config.image, ImageConfig) else []
     if alone:
         raise ValueError(
             f"{alone[0]} is {getattr(config, alone[0])!r}, which no architecture of HF transformers has; only a model "
-            "without it can be exported there. Use --to orbax"
+            "without it can be exported there. Use --to hf --custom for text, or --to stablehlo"
         )
     names = sorted(ARCHITECTURES, key=lambda name: name != preferred)
     found = {name: differences(ARCHITECTURES[name], config, vocab_size) for name in names}
@@ -32,14 +33,18 @@ def architecture_for(config: ModelConfig, vocab_size: int, preferred: str | None
     if fitting:
         return ARCHITECTURES[fitting[0]]
     reasons = "".join(f"\n  {name}: {'; '.join(fields[:3])}" for name, fields in found.items())
-    raise ValueError(f"no architecture of HF transformers expresses this model; in the way are{reasons}")
+    raise ValueError(
+        f"no architecture of HF transformers expresses this model; in the way are{reasons}\n"
+        "Use --to hf --custom, or --to stablehlo"
+    )
 
 
 def differences(architecture: Any, config: ModelConfig, vocab_size: int) -> list[str]:
     """The fields whose effect is lost when `config` is written as this architecture and read again."""
     try:
         written = architecture.write_config(config)
-        again = architecture.read_config(written | {"model_type": architecture.model_type, "vocab_size": vocab_size})
+        written = with_text_fields(architecture, written, vocab_size=vocab_size)
+        again = architecture.read_config(written | {"model_type": architecture.model_type})
     except ValueError as error:
         return [str(error)]
     return unequal(config, again)

@@ -9,7 +9,8 @@ from model.config import ModelConfig
 
 # Written by transformers, without effect on what a model computes from given tokens.
 _WITHOUT_EFFECT = {
-    *("_name_or_path", "_sliding_window_pattern", "architectures", "attention_dropout", "auto_map", "bos_token_id"),
+    *("_attn_implementation_autoset", "_name_or_path", "_sliding_window_pattern", "architectures"),
+    *("attention_dropout", "auto_map", "bos_token_id"),
     *("cache_implementation", "dtype", "eos_token_id", "initializer_range", "layer_types", "max_position_embeddings"),
     *("model_type", "output_router_logits", "pad_token_id", "router_aux_loss_coef", "router_jitter_noise"),
     *("torch_dtype", "transformers_version", "use_cache", "vocab_size"),
@@ -19,14 +20,15 @@ _WITHOUT_EFFECT = {
 class Fields:
     """Takes fields one by one; `finish` refuses what nobody took."""
 
-    def __init__(self, fields: Mapping[str, Any], model_type: str):
-        self._fields, self._taken, self._model_type = dict(fields), set(_WITHOUT_EFFECT), model_type
+    def __init__(self, fields: Mapping[str, Any], model_type: str, file: str = "config.json"):
+        self._fields, self._taken = dict(fields), set(_WITHOUT_EFFECT)
+        self._model_type, self._file = model_type, file
 
     def take(self, name: str, default: Any = ...) -> Any:
         """The field's value. Raises ValueError where it is absent and has no default."""
         self._taken.add(name)
         if name not in self._fields and default is ...:
-            raise ValueError(f"config.json lacks {name!r}, which {self._model_type} needs; add the field")
+            raise ValueError(f"{self._file} lacks {name!r}, which {self._model_type} needs; add the field")
         return self._fields.get(name, default)
 
     def require(self, name: str, *allowed: Any, default: Any = ...) -> None:
@@ -35,7 +37,7 @@ class Fields:
         if value not in allowed:
             names = ", ".join(repr(a) for a in allowed)
             raise ValueError(
-                f"config.json: {name} is {value!r}; of {self._model_type} this stack expresses only {names}. "
+                f"{self._file}: {name} is {value!r}; of {self._model_type} this stack expresses only {names}. "
                 "A model with another value cannot be imported."
             )
 
@@ -43,7 +45,7 @@ class Fields:
         unknown = sorted(set(self._fields) - self._taken)
         if unknown:
             raise ValueError(
-                f"config.json: {', '.join(unknown)} is not understood for {self._model_type}; without it the "
+                f"{self._file}: {', '.join(unknown)} is not understood for {self._model_type}; without it the "
                 "import could compute something else. Remove the field if it has no effect."
             )
 

@@ -1,4 +1,4 @@
-"""Folders that appear at once and whole, or not at all."""
+"""Folders and files that appear at once and whole, or not at all."""
 
 from __future__ import annotations
 
@@ -27,3 +27,22 @@ def new_folder(out: str | Path) -> Iterator[Path]:
         aside.rename(out)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def new_file(out: str | Path) -> Iterator[Path]:
+    """A file beside `out` to write; it takes that name at the end, and is removed after an error.
+
+    Raises:
+        ValueError: `out` exists.
+    """
+    out = Path(out).absolute()
+    if out.exists():
+        raise ValueError(f"--out {out} exists; remove it or choose another name")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    aside = out.with_name(f".{out.name}.{os.getpid()}")
+    try:
+        yield aside
+        aside.rename(out)
+    finally:
+        aside.unlink(missing_ok=True)

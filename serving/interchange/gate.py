@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 import tempfile
@@ -12,16 +13,20 @@ from typing import Any
 
 import numpy as np
 
+from data.batch import Batch
+from data.elements import Document, Image, Tokens
+from data.layout import RowShape, collate, lay_out
 from serving.interchange.expressible import unequal
 from serving.interchange.files import ModelFolder
 from serving.interchange.layerwise import Layerwise, as_compared
 from serving.interchange.source import Source
 from serving.interchange.stacking import StoredItem, layer_of
-from serving.interchange.tensor_files import StoredTensor, two_at_once
+from serving.interchange.tensor_files import StoredTensor, blocks, two_at_once
 from serving.interchange.tensors import Entry, read_part
 
 TOLERANCE = 1e-4  # of logits in float32, relative to the largest where that is above 1
-BATCH = (2, 24)
+BATCH = (2, 24)  # rows and slots of text
+_STRIP = 1 << 20  # bytes compared at once, one of the two maybe transposed
 CACHE_BYTES = 1 << 30  # of decoded chunks that are kept while the layers are read in order
 
 
@@ -51,8 +56,7 @@ class Gate:
         self._layers: dict[int | None, dict[Entry, StoredTensor]] = {}
         for entry, tensor in tensors.items():
             self._layers.setdefault(layer_of(entry.ours), {})[entry] = tensor
-        ids = np.random.default_rng(0).integers(0, source.vocabulary.text_size, BATCH)
-        self.tokens_BT = ids.astype(np.int32)
+        self.batch = _example(source, self.written.fields.get("image_token_index"))
 
     def check(self, reference: str | None) -> float:
         """`reference`: a Python interpreter that has torch and transformers, or None for our reader alone.
@@ -64,7 +68,7 @@ class Gate:
         if reference is None:
             return float(np.abs(ours - read_back).max())
         with tempfile.TemporaryDirectory() as scratch:
-            theirs = _ask(reference, self.folder, self.tokens_BT, Path(scratch))
+            theirs = _ask(reference, self.folder, self.batch, Path(scratch))
         for problem, names in (("does not find", theirs["missing"]), ("reads another value of", theirs["other"])):
             if len(names):
                 raise ExportError(f"transformers {problem} the tensor {str(names[0])!r} (and {len(names) - 1} others)")
@@ -76,14 +80,15 @@ class Gate:
         params, buffers = self.source.cached(CACHE_BYTES), self.source.buffers
         # One pass is enough where the configs are not only alike but the same.
         configs = dict.fromkeys(as_compared(config) for config in (self.source.config, self.written.config))
-        runs = [Layerwise(config, self.source.vocabulary.size, self.tokens_BT) for config in configs]
+        runs = [Layerwise(config, self.source.vocabulary.size, self.batch) for config in configs]
         outside, hidden = self._read_equal(None, params), []
         for run in runs:
             run.begin(outside)
         for i in range(self.source.config.num_layers):
             hidden.append(np.asarray(runs[0].hidden_BTD))
             layer = self._read_equal(i, params)
-            kept = {path: buffers.read(path) for path in buffers.shapes if layer_of(path) == i}
+            own = [path for path in buffers.shapes if layer_of(path) == i]
+            kept = {path: layer.pop(path) if path in layer else buffers.read(path) for path in own}
             for run in runs:
                 run.layer(i, _below(layer), _below(kept))
         logits = [run.logits(outside) for run in runs]
@@ -119,8 +124,11 @@ class Gate:
 
 def equal_bits(a: np.ndarray, b: np.ndarray) -> bool:
     """So that NaN equals itself and -0 is not 0."""
+    if (a.dtype, a.shape) != (b.dtype, b.shape):
+        return False
     bits = f"u{a.dtype.itemsize}"
-    return a.dtype == b.dtype and np.array_equal(a.view(bits), b.view(bits))
+    strips = blocks(a.shape, a.dtype.itemsize, _STRIP)
+    return all(np.array_equal(a[strip].view(bits), b[strip].view(bits)) for strip in strips)
 
 
 def _below(paths: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -128,11 +136,35 @@ def _below(paths: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {path.split("/", 3)[3]: array for path, array in paths.items()}
 
 
-def _ask(python: str, folder: Path, tokens_BT: np.ndarray, scratch: Path) -> Mapping[str, Any]:
+def _example(source: Source, image_id: int | None) -> Batch:
+    """Random text without `image_id`; where the model sees pictures, one of noise in the first row."""
+    rng, image = np.random.default_rng(0), source.config.image
+    T = BATCH[1] + (image.num_slots if image else 0)
+    shape = RowShape(T, image_id=source.vocabulary.image_id if image else 0)
+
+    def text(num: int) -> Tokens:
+        ids = rng.integers(0, source.vocabulary.text_size, num).astype(np.int32)
+        return Tokens(np.where(ids == image_id, 0, ids), np.zeros(num, np.float32))
+
+    first: Document = (text(T),)
+    if image:
+        shape = dataclasses.replace(shape, images=1, image_size=(image.height, image.width))
+        noise = rng.integers(0, 256, (image.height, image.width, 3), np.uint8)
+        first = (text(8), Image(noise, image.num_slots), text(T - image.num_slots - 8))
+    return collate([lay_out([document], shape) for document in (first, *((text(T),) for _ in range(BATCH[0] - 1)))])
+
+
+def _ask(python: str, folder: Path, batch: Batch, scratch: Path) -> Mapping[str, Any]:
     """What the reference library reads and computes, in a process of its own."""
-    np.save(scratch / "tokens.npy", tokens_BT)
+    question = {"input_ids": batch.tokens}
+    if batch.media:
+        pixels_BHWc = batch.media["image"][:, 0].astype(np.float32) / 127.5 - 1
+        seen_B = batch.media["image_slot"][:, 0] >= 0
+        question["pixel_values"] = pixels_BHWc[seen_B].transpose(0, 3, 1, 2)
+        question["token_type_ids"] = (batch.span_ids > 0).astype(np.int32)
+    np.savez(scratch / "question.npz", **question)
     script = Path(__file__).with_name("reference.py")
-    command = [python, str(script), str(folder), str(scratch / "tokens.npy"), str(scratch / "answer.npz")]
+    command = [python, str(script), str(folder), str(scratch / "question.npz"), str(scratch / "answer.npz")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise ExportError(f"{python} cannot read the export with transformers:\n{done.stderr.strip()[-2000:]}")

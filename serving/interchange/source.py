@@ -18,8 +18,8 @@ from train.checkpoint import Checkpoint
 class Source:
     """The weights to use of a checkpoint (averaged ones where there are any) and what they mean."""
 
-    def __init__(self, checkpoint: Checkpoint, dtype: str | None = None):
-        """`dtype`: of everything that is written; None: as stored.
+    def __init__(self, checkpoint: Checkpoint, dtype: str | None = None, *, with_buffers: bool = False):
+        """`dtype`: of every parameter that is written; None: as stored. with_buffers: they are written as well.
 
         Raises:
             ValueError: a dtype that is not written.
@@ -33,19 +33,22 @@ class Source:
         self.config = parse(ModelConfig, checkpoint.config["models"][self.model], f"models.{self.model}")
         self.vocabulary = Vocabulary.from_bytes(checkpoint.vocabulary_bytes)
         self._folder = checkpoint.path / ("ema" if (checkpoint.path / "ema").is_dir() else "params")
-        self._params = params = StoredItem(self._folder, self.config)
-        self.shapes = {path: shape.dims for path, shape in params.shapes.items()}
         self.buffers = StoredItem(checkpoint.path / "buffers", self.config)
+        self._also = checkpoint.path / "buffers" if with_buffers else None
+        self._params = params = StoredItem(self._folder, self.config, also=self._also)
+        self.shapes = {path: shape.dims for path, shape in params.shapes.items()}
         self.stored, self.places, self.largest_array = params.stored, params.places, params.largest_array
+        # Of the model that was imported, "" for one of ours.
+        self.model_type: str = checkpoint.meta.get("source", {}).get("model_type", "")
         self._known_dtypes: dict[str, str] = checkpoint.meta.get("source", {}).get("dtypes", {})
 
     def cached(self, num_bytes: int) -> StoredItem:
-        """The parameters, with `num_bytes` of what was decoded last kept; for reading many parts of large chunks."""
-        return StoredItem(self._folder, self.config, cache_bytes=num_bytes)
+        """What is written, with `num_bytes` of what was decoded last kept; for reading many parts of large chunks."""
+        return StoredItem(self._folder, self.config, also=self._also, cache_bytes=num_bytes)
 
     def dtype(self, path: str, tensor: str = "") -> np.dtype:
         """Of a parameter; of one tensor in it where the import recorded another."""
-        if self._dtype is not None:
+        if self._dtype is not None and path not in self.buffers.shapes:
             return self._dtype
         known = self._known_dtypes.get(tensor)
         return self._params.shapes[path].dtype if known is None else _dtype(known)

@@ -79,12 +79,14 @@ def nested(leaves: dict[str, Any]) -> dict[str, Any]:
 class StoredItem:
     """An item of a checkpoint by paths layer by layer."""
 
-    def __init__(self, folder: Path, config: ModelConfig, *, cache_bytes: int = 0):
-        """An item that is not there holds nothing: Orbax stores no empty tree.
+    def __init__(self, folder: Path, config: ModelConfig, *, also: Path | None = None, cache_bytes: int = 0):
+        """An item that is not there holds nothing: Orbax stores no empty tree. also: a second item, of other paths.
 
         shapes, places: by path layer by layer. stored: shapes of the arrays by their own paths.
         """
-        self._store = ArrayStore.open(folder, cache_bytes=cache_bytes) if folder.is_dir() else ArrayStore({})
+        items = [item for item in (folder, also) if item is not None and item.is_dir()]
+        stores = [ArrayStore.open(item, cache_bytes=cache_bytes) for item in items]
+        self._store = ArrayStore({path: array for store in stores for path, array in store.arrays.items()})
         self.places = places(self._store.arrays, config)
         self.shapes = {path: self._shape(place) for path, place in self.places.items()}
         self.stored = {path: self._store.shape(path) for path in self._store.arrays}

@@ -17,7 +17,8 @@ import ml_dtypes
 import numpy as np
 
 DTYPES = {"F32": np.dtype(np.float32), "BF16": np.dtype(ml_dtypes.bfloat16)}
-_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+INTEGERS = {"I8": np.dtype(np.int8), "U8": np.dtype(np.uint8)}  # of quantised weights
+_NAMES = {dtype: name for name, dtype in (DTYPES | INTEGERS).items()}
 _BLOCK = 16 << 20  # bytes compared at once
 _STRIP = 1 << 20  # bytes written at once: a transposed tensor is copied fastest in strips that the caches hold
 _WHOLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -88,22 +89,22 @@ def block_rows(dims: tuple[int, ...], itemsize: int, num_bytes: int) -> int:
     return max(1, min(dims[0], num_bytes // max(1, math.prod(dims[1:]) * itemsize)))
 
 
-def open_tensors(folder: Path) -> dict[str, StoredTensor]:
+def open_tensors(folder: Path, dtypes: Mapping[str, np.dtype] = DTYPES) -> dict[str, StoredTensor]:
     """The tensors of `model.safetensors`, or of the shards that its index names.
 
     Raises:
-        ValueError: no file, a shard or tensor that is missing, a file cut short, or a dtype other than F32 and BF16.
+        ValueError: no file, a shard or tensor that is missing, a file cut short, or a dtype other than `dtypes`.
     """
     if not (folder / _INDEX).is_file():
         if not (folder / _WHOLE).is_file():
             raise ValueError(f"{folder} holds neither {_WHOLE} nor its index; convert the weights to safetensors")
-        return _read_header(folder / _WHOLE)
+        return _read_header(folder / _WHOLE, dtypes)
     weight_map: dict[str, str] = json.loads((folder / _INDEX).read_text())["weight_map"]
     shards: dict[str, dict[str, StoredTensor]] = {}
     for file in sorted(set(weight_map.values())):
         if not (folder / file).is_file():
             raise ValueError(f"{folder}: {file} is named in the index but not there; fetch it again")
-        shards[file] = _read_header(folder / file)
+        shards[file] = _read_header(folder / file, dtypes)
     for name, file in weight_map.items():
         if name not in shards[file]:
             raise ValueError(
@@ -159,7 +160,7 @@ def _write_header(file: Path, shapes: Mapping[str, Shape]) -> dict[str, StoredTe
     return {name: StoredTensor(shape, file, start + header[name]["data_offsets"][0]) for name, shape in shapes.items()}
 
 
-def _read_header(file: Path) -> dict[str, StoredTensor]:
+def _read_header(file: Path, dtypes: Mapping[str, np.dtype]) -> dict[str, StoredTensor]:
     size = file.stat().st_size
     with file.open("rb") as opened:
         length = int.from_bytes(opened.read(8), "little")
@@ -171,12 +172,12 @@ def _read_header(file: Path) -> dict[str, StoredTensor]:
     header.pop("__metadata__", None)
     stored = {}
     for name, entry in header.items():
-        if entry["dtype"] not in DTYPES:
+        if entry["dtype"] not in dtypes:
             raise ValueError(
-                f"{file}: the tensor {name!r} is {entry['dtype']}; allowed: {', '.join(DTYPES)}. Convert it first"
+                f"{file}: the tensor {name!r} is {entry['dtype']}; allowed: {', '.join(dtypes)}. Convert it first"
             )
         first, last = entry["data_offsets"]
-        shape = Shape(tuple(entry["shape"]), DTYPES[entry["dtype"]])
+        shape = Shape(tuple(entry["shape"]), dtypes[entry["dtype"]])
         if last - first != shape.num_bytes or 8 + length + last > size:
             raise ValueError(f"{file} is cut short at the tensor {name!r}; fetch it again")
         stored[name] = StoredTensor(shape, file, 8 + length + first)

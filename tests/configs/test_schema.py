@@ -129,6 +129,30 @@ def test_errors_of_post_init_get_the_path():
         schema.parse(Experiment, experiment(attention={"heads": 2, "window": 1}))
 
 
+@dataclasses.dataclass(frozen=True)
+class Momentum:
+    decay: float = 0.9
+    kind: Literal["momentum"] = "momentum"
+
+    def __post_init__(self):
+        if not 0 < self.decay < 1:
+            raise ValueError(f"decay is {self.decay}; allowed: between 0 and 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class Averaged:
+    average: Momentum | Sgd = Momentum()
+
+
+def test_a_section_whose_kind_has_a_default_is_meant_where_no_kind_is_given():
+    """So its errors, and the fields that a command line may change, are its own."""
+    assert schema.parse(Averaged, {"average": {"decay": 0.5}}) == Averaged(Momentum(0.5))
+    with pytest.raises(ValueError, match=r"^config\.average\.decay is 2\.0; allowed: between 0 and 1"):
+        schema.parse(Averaged, {"average": {"decay": 2.0}})
+    assert schema.complete(Averaged, ml_collections.ConfigDict({"average": {}})).average.decay == 0.9
+    assert schema.parse(Averaged, {"average": {"kind": "sgd", "rate": 1.0}}) == Averaged(Sgd("sgd", 1.0))
+
+
 def test_an_unset_required_placeholder_is_refused():
     config = ml_collections.ConfigDict(experiment())
     config.seed = config_dict.required_placeholder(int)

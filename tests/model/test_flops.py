@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from data.batch import Batch
-from model.config import AttentionConfig, DenseConfig, ModelConfig, MoEConfig, RecurrentConfig
+from model.config import AttentionConfig, DenseConfig, ModelConfig, MoEConfig, RecurrentConfig, SiglipConfig
 from model.flops import Work, forward_flops, train_flops, work_of
 from model.model import create, join, split
 
@@ -92,3 +92,37 @@ def test_values_that_are_projected_as_keys_cost_no_projection_of_their_own():
         for part, flops in forward_flops(config, VOCAB, work).items()
     }
     assert saved == dict.fromkeys(saved, 0) | {"mixer": 3 * 2 * D * 4 * 64}
+
+
+SIGLIP = SiglipConfig(
+    "siglip", 64, 64, patch_size=8, pool=4, encoder_dim=256, num_layers=2, hidden_dim=512, num_heads=4
+)
+
+
+def seeing(**changes) -> ModelConfig:
+    return dataclasses.replace(one_layer("global"), image=SIGLIP, scan=False, **changes)
+
+
+def test_flops_of_an_image_encoder_are_within_two_percent_of_xla():
+    """What a picture adds to a model."""
+    graph, params, _ = split(jax.eval_shape(lambda: create(seeing(), VOCAB, seed=0)))
+    pixels = np.zeros((1, 3, 64, 64, 3), np.uint8)
+
+    def embedded(params, pixels):
+        return join(graph, params, {}).image(pixels, np.dtype("float32"))
+
+    counted = jax.jit(embedded).lower(params, pixels).compile().cost_analysis()["flops"]
+    none = Work(tokens=0, slots=0, pairs={"global": 0})
+    parts = forward_flops(seeing(), VOCAB, dataclasses.replace(none, images=3))
+    assert sum(forward_flops(seeing(), VOCAB, none).values()) == 0
+    assert sum(parts.values()) == pytest.approx(counted, rel=0.02)
+
+
+def test_an_encoders_layers_are_computed_again_as_the_others_are():
+    work = Work(tokens=0, slots=0, pairs={"global": 0}, images=2)
+    parts = forward_flops(seeing(), VOCAB, work)
+    model, hardware = train_flops(seeing(), VOCAB, work)
+    assert hardware - model == parts["attention"] / 2 > 0
+    _, again = train_flops(seeing(remat="block"), VOCAB, work)
+    assert again - hardware == parts["mixer"] + parts["attention"] + parts["ffn"]
+    assert parts["embed"] > 0

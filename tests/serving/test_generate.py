@@ -4,7 +4,6 @@ import dataclasses
 import itertools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -13,14 +12,13 @@ from data.batch import Batch
 from data.elements import Image, Tokens
 from data.layout import RowShape, collate, lay_out
 from data.vocabulary import Vocabulary
-from model.cache import Cache
 from model.config import ImageConfig, ModelConfig
-from model.structure import Past
 from serving.decoder import Decoder
 from serving.generate import complete, generate, main, stream
 from serving.model import LoadedModel
 from serving.sampling import Sampling
 from tests.model.weights import random_states
+from tests.serving.machine import Machine, chain, letters
 from tests.train.tiny_config import TEXT, model
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -63,45 +61,6 @@ def test_greedy_text_is_the_step_by_step_argmax_of_unpadded_forward_passes(loade
         expected.append(vocabulary.decode(new))
     assert generate(loaded, prompts, num_tokens=STEPS, temperature=0) == expected
     assert all(expected)  # not the empty text
-
-
-@dataclasses.dataclass(frozen=True)
-class Machine:
-    """A model whose logits after token i are row i of `table_VV`; it stands in for a loaded one."""
-
-    vocabulary: Vocabulary
-    table_VV: np.ndarray
-    params: None = None
-    buffers: None = None
-
-    def layer_by_layer(self):
-        return self
-
-    def empty_cache(self, batch_size, max_slots):
-        return Cache(Past(*(jnp.ones(batch_size, jnp.int32) for _ in range(3))), ())
-
-    def module(self, params, buffers):
-        return self
-
-    def extend(self, batch, cache):
-        return jax.nn.one_hot(batch.tokens, self.vocabulary.size), cache
-
-    def token_logits(self, hidden):
-        return hidden @ jnp.array(self.table_VV)
-
-
-def chain(vocabulary: Vocabulary, *follows: tuple[int, int]) -> Machine:
-    """A machine that follows token a by token b."""
-    table_VV = np.zeros((vocabulary.size, vocabulary.size), np.float32)
-    for a, b in follows:
-        table_VV[a, b] = 50.0
-    return Machine(vocabulary, table_VV)
-
-
-def letters(vocabulary: Vocabulary, text: str) -> list[int]:
-    ids = [vocabulary.piece_id(letter) for letter in text]
-    assert len(set(ids)) == len(text)
-    return ids
 
 
 def test_text_ends_where_the_model_ends_it_each_row_by_itself(vocabulary):

@@ -1,8 +1,14 @@
+import weakref
+from types import SimpleNamespace
+
+import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from train.initialise import copy_parameters
+from train.stored import StoredArray, stored
 
 
 def trees():
@@ -54,3 +60,37 @@ def test_a_table_that_may_grow_keeps_its_own_rows_after_those_that_are_copied():
         copy_parameters(source, target)  # only where it is asked for
     with pytest.raises(ValueError, match="takes no parameter over"):
         copy_parameters({"table": np.ones((5, 3))}, target, may_grow={"table"})  # nothing shrinks
+
+
+def saved(folder, **items):
+    """What of a checkpoint `stored` looks at."""
+    with ocp.StandardCheckpointer() as writer:
+        for name, tree in items.items():
+            writer.save(folder / name, tree)
+    return SimpleNamespace(path=folder)
+
+
+def test_a_checkpoint_is_read_one_array_at_a_time(tmp_path, monkeypatch):
+    params = {"stack": {str(i): {"w": jnp.full((4, 3), i, jnp.float32)} for i in range(6)}}
+    checkpoint, read, at_once = saved(tmp_path, params=params), [], []
+    whole = StoredArray.read
+
+    def counted(array):
+        content = whole(array)
+        at_once.append(sum(ref() is not None for ref in read))
+        read.append(weakref.ref(content))
+        return content
+
+    monkeypatch.setattr(StoredArray, "read", counted)
+    target = jax.tree.map(lambda leaf: jnp.full(leaf.shape, -1, jnp.bfloat16), params)
+    result, report = copy_parameters(stored(checkpoint, "weights"), target, rules=(("stack", "stack"),))
+    assert jax.tree.all(jax.tree.map(np.array_equal, result, params))
+    assert len(report.copied) == len(read) == 6
+    assert max(at_once) == 0, "an array was still in memory when the next was read"
+
+
+def test_averaged_weights_are_taken_where_there_are_any(tmp_path):
+    old, new = {"a": {"b": jnp.zeros(2)}}, {"a": {"b": jnp.ones(2)}}
+    checkpoint = saved(tmp_path, params=old, ema=new)
+    np.testing.assert_array_equal(np.asarray(stored(checkpoint, "weights")["a"]["b"]), 1)
+    assert stored(checkpoint, "buffers") == {}

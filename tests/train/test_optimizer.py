@@ -143,15 +143,19 @@ def test_muon_takes_hidden_matrices_and_decay_takes_all_matrices():
     assert muon_dims(("layers", "experts", "mlp", "embed")) == ((2,), (3,))
     assert muon_dims(("heads", "head_dim", "embed")) == ((0, 1), (2,))
     assert muon_dims(("embed", "experts")) == ((0,), (1,))  # a router
+    assert muon_dims(("layers", "vision", "heads", "head_dim")) == ((1,), (2, 3))
     for axes in [("vocab", "embed"), ("layers", "embed"), ("layers", "heads"), ("embed", "state"), ("head_dim",)]:
         assert muon_dims(axes) is None, axes
-    assert is_decayed(("embodiment", "vector", "embed"))
+    for axes in [("embodiment", "vector", "embed"), ("embed", "heads", "head_dim"), ("vision_in", "embed")]:
+        assert is_decayed(axes), axes
     for axes in [
         ("vocab", "embed"),
         ("layers", "embed"),
         ("embodiment", "embed"),
         ("embed", "state"),
         ("chunk", "embed"),
+        ("patch", "vision"),
+        ("layers", "heads", "head_dim"),  # a bias
     ]:
         assert not is_decayed(axes), axes
 

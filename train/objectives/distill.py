@@ -8,10 +8,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from data.batch import targets
 from model.heads.tokens import blockwise
 from model.model import Model
 from train.objectives.loss import Loss, with_router
-from train.objectives.next_token import by_kind, targets
+from train.objectives.next_token import by_kind
 
 
 @dataclasses.dataclass(frozen=True)

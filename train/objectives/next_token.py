@@ -7,7 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from model.heads.tokens import blockwise
+from data.batch import targets
+from model.heads.tokens import token_nll
 from model.model import Model
 from train.objectives.loss import Loss, Ratio, with_router
 
@@ -23,26 +24,6 @@ def loss(model: Model, batch: Any, key: jax.Array) -> Loss:
     return with_router(
         jnp.sum(weight_BT * nll_BT), jnp.sum(weight_BT), by_kind("loss", nll_BT, batch, weight_BT), output.router
     )
-
-
-def targets(batch: Any) -> tuple[jax.Array, jax.Array]:
-    """(target_BT, weight_BT) of what slot t predicts: the token of slot t + 1 if both are of one segment, else weight
-    0."""
-    target_BT = jnp.roll(batch.tokens, -1, axis=1)
-    same_BT = (batch.segment_ids == jnp.roll(batch.segment_ids, -1, axis=1)).at[:, -1].set(False)
-    weight_BT = jnp.where(same_BT & (batch.segment_ids > 0), jnp.roll(batch.loss_weights, -1, axis=1), 0.0)
-    return target_BT, weight_BT
-
-
-def token_nll(model: Model, hidden_BTD: jax.Array, target_BT: jax.Array) -> jax.Array:
-    """-log p(target) in nats, float32[B,T], without [B,T,V] logits."""
-
-    def nll(hidden_ND, target_N):
-        logits_NV = model.token_logits(hidden_ND)
-        return jax.nn.logsumexp(logits_NV, axis=-1) - jnp.take_along_axis(logits_NV, target_N[:, None], axis=-1)[:, 0]
-
-    flat = blockwise(nll, hidden_BTD.reshape(-1, hidden_BTD.shape[-1]), target_BT.reshape(-1))
-    return flat.reshape(target_BT.shape)
 
 
 def by_kind(name: str, value_BT: jax.Array, batch: Any, weight_BT: jax.Array) -> dict[str, Ratio]:

@@ -14,7 +14,7 @@ import sentencepiece
 
 from data.batch import Batch
 from data.vocabulary import Vocabulary
-from model.config import AttentionConfig, DenseConfig, ModelConfig
+from model.config import AttentionConfig, DenseConfig, ModelConfig, SiglipConfig
 from serving.interchange.tensor_files import Shape, create_tensors, open_tensors
 from serving.model import LoadedModel
 from tests.serving.test_generate import unpadded
@@ -31,10 +31,9 @@ def foreign_tokenizer(size: int = 90, **settings) -> bytes:
     sentencepiece.SentencePieceTrainer.Train(
         sentence_iterator=iter(TEXT.splitlines()),
         model_writer=model,
-        model_type="bpe",
         vocab_size=size,
         minloglevel=2,
-        **settings,
+        **({"model_type": "bpe"} | settings),
     )
     return model.getvalue()
 
@@ -105,3 +104,9 @@ def gemma(**changes) -> ModelConfig:
         norms="sandwich",
     )
     return dataclasses.replace(config, **changes)
+
+
+def seeing_gemma() -> ModelConfig:
+    """One that makes four slots of a picture of 16 x 16."""
+    encoder = {"encoder_dim": 12, "num_layers": 2, "hidden_dim": 20, "num_heads": 3}
+    return gemma(image=SiglipConfig("siglip", 16, 16, patch_size=4, pool=2, **encoder))

@@ -1,6 +1,6 @@
 """Tiny random models of HF transformers with what they compute: the files that imports and exports are tested against.
 
-    python tests/serving/interchange/make_references.py tests/assets/transformers    # needs torch and transformers
+    python tests/serving/interchange/make_references.py tests/assets/transformers [NAME ...]    # needs transformers
 
 Each folder gets the model as `save_pretrained` writes it and `expected.npz`: two documents, their logits, the mean loss
 of their next tokens and its gradient for every parameter, all float32 by the reference's own eager code.
@@ -75,10 +75,36 @@ MODELS = {
 }
 
 
+# Four slots of 4 x 4 patches for each picture of 8 x 8.
+VISION = {
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "image_size": 32,
+    "patch_size": 4,
+    "vision_use_head": False,
+}
+SLOTS, BEGIN, END, SOFT = 4, 4, 5, 90
+IMAGES = {
+    "vision_config": VISION,
+    "mm_tokens_per_image": SLOTS,
+    "boi_token_index": BEGIN,
+    "eoi_token_index": END,
+    "image_token_index": SOFT,
+}
+
+
 def build(name: str):
+    if name == "gemma3":
+        config = transformers.Gemma3Config(text_config=SHAPE | GEMMA3, **IMAGES, attn_implementation="eager")
+        return randomised(transformers.Gemma3ForConditionalGeneration(config).float().eval())
     family, config_class, extra = MODELS[name]
     config = getattr(transformers, config_class)(**(SHAPE | extra), attn_implementation="eager")
-    model = getattr(transformers, f"{family}ForCausalLM")(config).float().eval()
+    return randomised(getattr(transformers, f"{family}ForCausalLM")(config).float().eval())
+
+
+def randomised(model):
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for tensor in [*model.parameters(), *(b for n, b in model.named_buffers() if n.endswith("layer_scalar"))]:
@@ -87,23 +113,43 @@ def build(name: str):
     return model
 
 
+def with_pictures(document: np.ndarray, places: tuple[int, ...]) -> np.ndarray:
+    """The text without special tokens, and begin, slots and end of a picture put in at each place."""
+    text = np.where((document == SOFT) | (document <= END), END + 1, document)
+    return np.insert(text, np.repeat(places, SLOTS + 2), [BEGIN, *[SOFT] * SLOTS, END] * len(places))
+
+
+def seen(pixels: np.ndarray, ids: torch.Tensor) -> dict:
+    scaled = torch.tensor(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return {"pixel_values": scaled, "token_type_ids": (ids == SOFT).long()}
+
+
 def write(name: str, folder: Path) -> None:
     model = build(name)
     folder.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(folder)
     rng = np.random.default_rng(0)
     documents = [rng.integers(3, VOCAB, length) for length in (21, 13)]
-    logits, losses = [], []
-    for document in documents:
+    pictures: list = [None] * len(documents)
+    if name == "gemma3":
+        documents = [with_pictures(document, at) for document, at in zip(documents, ((3, 12), (2,)), strict=True)]
+        size = VISION["image_size"]
+        pictures = [rng.integers(0, 256, (num, size, size, 3), np.uint8) for num in (2, 1)]
+    logits, losses, targets = [], [], 0
+    for document, pixels in zip(documents, pictures, strict=True):
         ids = torch.tensor(document)[None]
-        out = model(input_ids=ids, use_cache=False).logits[0]
+        inputs = {} if pixels is None else seen(pixels, ids)
+        out = model(input_ids=ids, use_cache=False, **inputs).logits[0]
         logits.append(out.detach().numpy())
-        losses.append(torch.nn.functional.cross_entropy(out[:-1], ids[0, 1:], reduction="sum"))
-    loss = sum(losses) / sum(len(document) - 1 for document in documents)
+        wanted = torch.where(ids[0, 1:] == SOFT, -100, ids[0, 1:]) if inputs else ids[0, 1:]
+        targets += int((wanted >= 0).sum())
+        losses.append(torch.nn.functional.cross_entropy(out[:-1], wanted, reduction="sum"))
+    loss = sum(losses) / targets
     loss.backward()
     arrays = {f"gradient/{n}": p.grad.numpy() for n, p in model.named_parameters() if p.grad is not None}
     for i, (document, values) in enumerate(zip(documents, logits, strict=True)):
         arrays |= {f"tokens/{i}": document.astype(np.int32), f"logits/{i}": values}
+        arrays |= {} if pictures[i] is None else {f"pixels/{i}": pictures[i]}
     np.savez_compressed(folder / "expected.npz", loss=loss.detach().numpy(), **arrays)
     (folder / "versions.json").write_text(
         json.dumps({"torch": torch.__version__, "transformers": transformers.__version__}) + "\n"
@@ -111,5 +157,5 @@ def write(name: str, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    for name in MODELS:
+    for name in sys.argv[2:] or (*MODELS, "gemma3"):
         write(name, Path(sys.argv[1]) / name)

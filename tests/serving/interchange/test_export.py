@@ -99,6 +99,18 @@ def test_what_training_left_is_divided_into_shards_with_all_that_a_reader_needs(
     assert Vocabulary.load(folder / "tokenizer.model").hash == vocabulary.hash
     tokenizer = json.loads((folder / "tokenizer_config.json").read_text())
     assert (tokenizer["bos_token"], tokenizer["pad_token"], tokenizer["add_prefix_space"]) == ("<bos>", "<pad>", False)
+    assert json.loads((folder / "special_tokens_map.json").read_text())["bos_token"] == "<bos>"
+    assert len(json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"]) == 384
+
+
+def test_a_balancing_bias_that_is_not_zero_has_no_place_in_a_folder(vocabulary, tmp_path):
+    """Left by a phase that balanced its experts, and used although this one does not."""
+    attention = dataclasses.replace(gemma().attention("global"), qk_norm=False)
+    config = gemma(**EXPERTS | PLAIN | {"global_attention": attention, "moe": MOE, "tied_head": False})
+    with pytest.raises(
+        ValueError, match=r"the buffer 'stack/.*' of models.base is not zero, and a mixtral has no place"
+    ):
+        export_hf(checkpoint_of(tmp_path / "run", vocabulary, config), tmp_path / "out")
 
 
 def test_averaged_weights_are_exported_where_there_are_any(vocabulary, tmp_path):
@@ -247,7 +259,7 @@ def test_the_reference_library_must_agree(edit, pretrained, tmp_path):
 def test_the_gate_computes_layer_by_layer_what_the_whole_model_does(pretrained, tmp_path):
     export_hf(pretrained, tmp_path / "out")
     gate, loaded = Gate(tmp_path / "out", Source(pretrained)), LoadedModel.of(pretrained)
-    whole = [logits_of(loaded, row.tolist()) for row in gate.tokens_BT]
+    whole = [logits_of(loaded, row.tolist()) for row in gate.batch.tokens]
     np.testing.assert_allclose(gate._both_logits()[0], whole, atol=1e-5, rtol=1e-5)
 
 

@@ -176,6 +176,34 @@ def test_fields_that_this_stack_cannot_express_are_refused_by_name(gemma3, tmp_p
         import_hf(source, tmp_path / "out")
 
 
+# Of each, the fields by which transformers' own config class describes the layers in question.
+RECURRENT = {
+    "block_types is .*, lru_width is 2560: those are RG-LRU layers, which no mixer": {
+        "model_type": "recurrent_gemma",
+        "block_types": ["recurrent", "recurrent", "attention"],
+        "lru_width": 2560,
+        "conv1d_width": 4,
+    },
+    "mamba_d_state is 16: those are Mamba layers": {"model_type": "jamba", "attn_layer_period": 8, "mamba_d_state": 16},
+    "linear_num_key_heads is 16.*: those are gated delta net layers": {
+        "model_type": "qwen3_next",
+        "layer_types": ["linear_attention", "full_attention"],
+        "linear_num_key_heads": 16,
+        "linear_num_value_heads": 32,
+    },
+}
+
+
+@pytest.mark.parametrize("message", RECURRENT)
+def test_recurrent_layers_that_are_not_s5_are_refused_by_their_fields(message, gemma3, tmp_path):
+    source = tmp_path / "hf"
+    shutil.copytree(gemma3[0], source)
+    edit_config(source, **RECURRENT[message])
+    with pytest.raises(SystemExit, match=f"error: config.json: model_type is .*this stack maps .*{message}"):
+        main([str(source), "--out", str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()
+
+
 def fine_tuning(checkpoint: Checkpoint, folder, **vocabulary) -> ConfigDict:
     """One step on text from the imported weights."""
     (folder / "text.txt").write_text(TEXT[:4000])

@@ -1,0 +1,1 @@
+"""Long contexts: facts to be found again in them, and how the loss falls along them."""

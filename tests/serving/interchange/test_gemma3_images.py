@@ -1,0 +1,216 @@
+"""Gemma 3 with pictures computes what HF transformers computes."""
+
+import dataclasses
+import functools
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import gemma3
+from configs.schema import parse
+from data.batch import Batch
+from data.elements import Document, Image, Tokens
+from data.layout import RowShape, collate, lay_out
+from model.cache import empty_cache
+from model.config import ModelConfig
+from model.model import create, join, split
+from serving.interchange.expressible import unequal
+from serving.interchange.files import ModelFolder
+from serving.interchange.gemma3_images import Gemma3
+from serving.interchange.stacking import flat, nested
+from serving.interchange.tensors import write_part
+from tests.serving.interchange.folders import (
+    REFERENCES,
+    seeing_gemma,
+)
+
+FOLDER = REFERENCES / "gemma3"
+FIELDS = json.loads((FOLDER / "config.json").read_text())
+SLOTS, SOFT = 4, 90
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+
+@functools.cache
+def imported():
+    """(folder, graph, params) with layers one by one"""
+    folder = ModelFolder(FOLDER)
+    config = dataclasses.replace(folder.config, scan=False)
+    graph, params, _ = split(jax.eval_shape(lambda: create(config, folder.vocab_size, 0)))
+    arrays = {path: np.full(leaf.shape, np.nan, np.float32) for path, leaf in flat(params).items()}
+    for entry, part in folder.parts({path: array.shape for path, array in arrays.items()}):
+        arrays[entry.ours][entry.index] = part
+    assert not any(np.isnan(array).any() for array in arrays.values())
+    return folder, graph, nested(arrays)
+
+
+@functools.cache
+def expected():
+    return np.load(FOLDER / "expected.npz")
+
+
+def document(i: int) -> Document:
+    """The reference's tokens with its pictures in place of their slots."""
+    ids, pixels = expected()[f"tokens/{i}"], iter(expected()[f"pixels/{i}"])
+    is_slot = ids == SOFT
+    starts = np.flatnonzero(is_slot & ~np.roll(is_slot, 1))
+    elements, at = [], 0
+    for start in [*starts, len(ids)]:
+        text = ids[at:start]
+        elements.append(Tokens(text, np.ones(len(text), np.float32)))
+        if start < len(ids):
+            elements.append(Image(next(pixels), SLOTS))
+        at = start + SLOTS
+    return tuple(elements)
+
+
+def rows(*documents: tuple[Document, ...], slots: int) -> Batch:
+    shape = RowShape(slots, images=3, image_size=(32, 32), image_id=SOFT)
+    return collate([lay_out(row, shape) for row in documents])
+
+
+@jax.jit
+def logits_of(params, batch):
+    model = join(imported()[1], params, {})
+    return model.token_logits(model(batch).hidden_BTD)
+
+
+def assert_close(found, wanted):
+    assert wanted.std() > 0.1
+    assert np.abs(found - wanted).max() <= 1e-4 * max(1, np.abs(wanted).max())
+
+
+def test_logits_of_packed_and_of_padded_documents_equal_those_of_each_alone():
+    first, second = document(0), document(1)
+    wanted = [expected()[f"logits/{i}"] for i in (0, 1)]
+    assert len(wanted[0]) > 4 * ModelFolder(FOLDER).config.attention("local").window
+    params = imported()[2]
+    packed = logits_of(params, rows((first, second), slots=60))[0]
+    assert_close(packed[: sum(map(len, wanted))], np.concatenate(wanted))
+    padded = logits_of(params, rows((second,), (first,), slots=40))
+    assert_close(padded[0, : len(wanted[1])], wanted[1])
+    assert_close(padded[1, : len(wanted[0])], wanted[0])
+
+
+def test_a_picture_is_seen_whole_by_each_of_its_slots():
+    """Causal attention alone would give other logits."""
+    batch = rows((document(0),), slots=36)
+    causal = dataclasses.replace(batch, span_ids=np.zeros_like(batch.span_ids))
+    apart = np.abs(logits_of(imported()[2], causal) - logits_of(imported()[2], batch))[0].max(1)
+    assert apart[4] > 0.01  # the picture's first slot
+    assert apart[:4].max() < 1e-5
+
+
+def test_loss_and_gradients_equal_those_of_the_reference():
+    folder, graph, params = imported()
+    batch = rows((document(0), document(1)), slots=60)
+    target_T, weight_T = jnp.roll(batch.tokens[0], -1), jnp.roll(batch.loss_weights[0], -1)
+
+    def loss_of(params):
+        model = join(graph, params, {})
+        logprobs = jax.nn.log_softmax(model.token_logits(model(batch).hidden_BTD)[0])
+        return -jnp.sum(jnp.take_along_axis(logprobs, target_T[:, None], 1)[:, 0] * weight_T) / weight_T.sum()
+
+    loss, gradients = jax.jit(jax.value_and_grad(loss_of))(params)
+    assert loss == pytest.approx(float(expected()["loss"]), rel=1e-5)
+    ours, compared = {path: np.asarray(leaf) for path, leaf in flat(gradients).items()}, 0
+    wanted = {name.removeprefix("gradient/"): value for name, value in expected().items() if "gradient/" in name}
+    for entry in folder.architecture.entries(folder.config):
+        own = entry.theirs.replace("language_model.model.", "model.language_model.")
+        own = own.replace("vision_tower.vision_model.", "model.vision_tower.")
+        own = own.replace("multi_modal_projector.", "model.multi_modal_projector.")
+        got = write_part(entry, ours[entry.ours])
+        assert np.linalg.norm(got - wanted[own]) <= 1e-4 * np.linalg.norm(wanted[own]) + 1e-7, entry.theirs
+        compared += "image/" in entry.ours
+    assert compared == 7 + 3 * 16
+    assert len(wanted) == len(list(folder.architecture.entries(folder.config)))
+
+
+@jax.jit
+def extended(params, part, cache):
+    model = join(imported()[1], params, {})
+    hidden_BTD, cache = model.extend(part, cache)
+    return model.token_logits(hidden_BTD)[0], cache
+
+
+@pytest.mark.parametrize("cuts", [(9, 19, 23), (8, 23)])
+def test_a_document_read_through_caches_has_the_same_logits(cuts):
+    """Pieces that begin and end at pictures or inside text, then one by one, past the windows of local layers."""
+    folder, _, params = imported()
+    batch, length = rows((document(0),), slots=36), 33
+    config, logits = dataclasses.replace(folder.config, scan=False), []
+    cache = empty_cache(config, 1, max_slots=length)
+    names = ("tokens", "segment_ids", "positions", "span_ids", "loss_weights", "kinds")
+    for slots in np.split(np.arange(length), [*cuts, *range(max(cuts) + 1, length)]):
+        here = {name: getattr(batch, name)[:, slots] for name in names}
+        at = batch.media["image_slot"]
+        at = np.where((at >= slots[0]) & (at <= slots[-1]), at - slots[0], -1)
+        part, cache = extended(params, Batch(**here, media=batch.media | {"image_slot": at}, values={}), cache)
+        logits.append(part)
+    assert_close(np.concatenate(logits), expected()["logits/0"])
+
+
+# ---- configs
+
+
+def without(fields, *names):
+    return {name: value for name, value in fields.items() if name not in names}
+
+
+def test_the_config_comes_back():
+    config = Gemma3().read_config(FIELDS)
+    written = Gemma3().write_config(config)
+    assert Gemma3().read_config(written) == config
+    for part in ("text_config", "vision_config"):
+        assert FIELDS[part].items() >= written[part].items()
+    assert (config.image.num_patches, config.image.num_slots, config.image.num_layers) == (64, 4, 3)
+
+
+def test_what_released_configs_leave_out_is_known():
+    """The whole text and vision section of the 4b, apart from names and tokens."""
+    rope = {"factor": 8.0, "rope_type": "linear"}
+    text = {"hidden_size": 2560, "intermediate_size": 10240, "model_type": "gemma3_text", "num_hidden_layers": 34}
+    vision = {"hidden_size": 1152, "image_size": 896, "intermediate_size": 4304, "num_attention_heads": 16}
+    vision |= {"model_type": "siglip_vision_model", "num_hidden_layers": 27, "patch_size": 14, "vision_use_head": False}
+    text |= {"rope_scaling": rope, "sliding_window": 1024}
+    given = {"model_type": "gemma3", "text_config": text, "vision_config": vision, "torch_dtype": "bfloat16"}
+    given |= {"boi_token_index": 255_999, "eoi_token_index": 256_000, "eos_token_id": [1, 106]}
+    ours = parse(ModelConfig, gemma3.model("4b"))
+    assert unequal(Gemma3().read_config(given), ours) == []
+    assert Gemma3().text_fields(text)["vocab_size"] == 262_208
+
+
+VISION = FIELDS["vision_config"]
+TEXT_FIELDS = FIELDS["text_config"]
+REFUSED = {
+    "tie_word_embeddings is False": {"tie_word_embeddings": False},
+    "hidden_act is 'gelu'": {"vision_config": VISION | {"hidden_act": "gelu"}},
+    "num_channels is 1": {"vision_config": VISION | {"num_channels": 1}},
+    "model_type is 'clip_vision_model'": {"vision_config": VISION | {"model_type": "clip_vision_model"}},
+    "mm_tokens_per_image is 5 with an image_size of 32": {"mm_tokens_per_image": 5},
+    "mm_tokens_per_image is 9 with an image_size of 32": {"mm_tokens_per_image": 9},
+    "image_size of 30": {"vision_config": VISION | {"image_size": 30}},
+    r"image_size of \[32, 32\]": {"vision_config": VISION | {"image_size": [32, 32]}},
+    "window_size is not understood for vision_config": {"vision_config": VISION | {"window_size": 2}},
+    "audio_config is not understood for gemma3": {"audio_config": {}},
+    "attention_bias is True": {"text_config": TEXT_FIELDS | {"attention_bias": True}},
+    "mm_tokens_per_image is 4 and sliding_window 3": {"text_config": TEXT_FIELDS | {"sliding_window": 3}},
+}
+
+
+@pytest.mark.parametrize("message", REFUSED)
+def test_what_this_stack_cannot_express_is_refused_by_its_name(message):
+    with pytest.raises(ValueError, match=message):
+        Gemma3().read_config(FIELDS | REFUSED[message])
+
+
+def test_a_picture_that_is_no_square_or_wider_than_the_window_is_not_written():
+    config = seeing_gemma()
+    wide = dataclasses.replace(config, image=dataclasses.replace(config.image, width=32, pool=4))
+    with pytest.raises(ValueError, match=r"image\.height is 16 and image\.width 32"):
+        Gemma3().write_config(wide)
+    fine = dataclasses.replace(config, image=dataclasses.replace(config.image, pool=1))
+    with pytest.raises(ValueError, match="image makes 16 slots of a picture and sliding_window 5"):
+        Gemma3().write_config(fine)
