@@ -6,8 +6,12 @@ import json
 import os
 import statistics
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+
+PAUSE = 1.0  # seconds between turns: threads of the one before may go on spinning for a while
 
 
 class Worker:
@@ -42,6 +46,7 @@ def take_turns(workers: Mapping[str, Worker], request: str, rounds: int) -> dict
     answers: dict[str, list[dict[str, Any]]] = {name: [] for name in workers}
     for _ in range(rounds):
         for name, worker in workers.items():
+            time.sleep(PAUSE)
             answers[name].append(worker.ask(request))
     return answers
 

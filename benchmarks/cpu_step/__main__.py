@@ -28,7 +28,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES), help="of PyTorch")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--tokens", type=int, default=256, help="of a row")
-    parser.add_argument("--steps", type=int, default=3, help="of one turn")
+    parser.add_argument("--steps", type=int, default=5, help="of one turn")
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("benchmarks/results/cpu_step.json"))
     options = parser.parse_args(arguments)

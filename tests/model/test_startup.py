@@ -1,6 +1,7 @@
-"""Programs start with fast matrix products on a CPU, where XLA is known to have them."""
+"""Programs start with fast matrix products on a CPU, where XLA is known to have them, and keep the memory they had."""
 
 import os
+import platform
 import subprocess
 import sys
 
@@ -19,10 +20,31 @@ apart_DD = np.asarray(jax.jit(lambda x_ND: x_ND.T @ x_ND)(x_ND)) - x_ND.T.astype
 print(np.abs(apart_DD).max())
 """
 
+STEPS = """
+import resource, sys
+import jax
+from model import startup
+if sys.argv[1]:
+    startup.keep_freed_memory()
 
-def run(more: str) -> subprocess.CompletedProcess[str]:
-    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"} | {"JAX_PLATFORMS": "cpu"}
-    return subprocess.run([sys.executable, "-c", PROGRAM, more], env=environment, capture_output=True, text=True)
+@jax.jit
+def step(x_DD):
+    return (jax.lax.optimization_barrier(x_DD.T + 1) * jax.lax.optimization_barrier(x_DD + 1)).sum()
+
+x_DD = jax.numpy.ones((3072, 3072))
+for _ in range(15):
+    step(x_DD).block_until_ready()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(5):
+    step(x_DD).block_until_ready()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def run(more: str, program: str = PROGRAM) -> subprocess.CompletedProcess[str]:
+    unset = ("XLA_FLAGS", "GLIBC_TUNABLES")
+    environment = {name: value for name, value in os.environ.items() if name not in unset} | {"JAX_PLATFORMS": "cpu"}
+    return subprocess.run([sys.executable, "-c", program, more], env=environment, capture_output=True, text=True)
 
 
 def test_products_with_the_switch_are_float32_products():
@@ -50,3 +72,10 @@ def test_what_the_user_set_stays(monkeypatch, version):
     monkeypatch.delenv("XLA_FLAGS")
     fast_cpu_products(version)
     assert os.environ["XLA_FLAGS"] == "--xla_cpu_experimental_ynn_fusion_type=dot"
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library has no such switches")
+def test_steps_run_in_the_memory_of_the_steps_before():
+    pages = 3072**2 * 4 // os.sysconf("SC_PAGESIZE")  # of one temporary
+    assert int(run("", STEPS).stdout) > 5 * pages
+    assert int(run("keep", STEPS).stdout) < pages / 4
