@@ -10,7 +10,6 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-
 PAUSE = 1.0  # seconds between turns: threads of the one before may go on spinning for a while
 
 
