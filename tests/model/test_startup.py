@@ -32,12 +32,12 @@ def step(x_DD):
     return (jax.lax.optimization_barrier(x_DD.T + 1) * jax.lax.optimization_barrier(x_DD + 1)).sum()
 
 x_DD = jax.numpy.ones((3072, 3072))
-for _ in range(15):
+faults = []
+for _ in range(40):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     step(x_DD).block_until_ready()
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(5):
-    step(x_DD).block_until_ready()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+print(sorted(faults)[10])  # a freed block can be broken up once in a while, until there are enough small ones
 """
 
 
@@ -77,5 +77,5 @@ def test_what_the_user_set_stays(monkeypatch, version):
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library has no such switches")
 def test_steps_run_in_the_memory_of_the_steps_before():
     pages = 3072**2 * 4 // os.sysconf("SC_PAGESIZE")  # of one temporary
-    assert int(run("", STEPS).stdout) > 5 * pages
+    assert int(run("", STEPS).stdout) > pages
     assert int(run("keep", STEPS).stdout) < pages / 4
