@@ -54,7 +54,8 @@ UV_COMPILE = $(UV) pip compile -q --universal --python-version 3.12 --generate-h
 lock: $(CORE)  ## pin again what pyproject.toml asks for; UPGRADE=--upgrade takes the newest versions
 	echo uv | $(UV_COMPILE) $(UPGRADE) - -o requirements-uv.lock
 	$(UV_COMPILE) $(UPGRADE) pyproject.toml -o requirements.lock
-	$(UV_COMPILE) $(UPGRADE) pyproject.toml --extra dev --extra eval --extra gguf -c requirements.lock -o requirements-dev.lock
+	$(UV_COMPILE) $(UPGRADE) pyproject.toml --extra dev --extra eval --extra gguf --extra quantize --extra sim -c requirements.lock -o requirements-dev.lock
+	echo openpi-client | $(UV_COMPILE) --no-deps $(UPGRADE) - -o requirements-peers.lock
 	$(UV_COMPILE) $(UPGRADE) pyproject.toml --extra cuda --extra tpu -c requirements.lock -o requirements-aot.lock
 
 clean:  ## remove the environment and caches, not the runs
@@ -71,8 +72,10 @@ $(CORE): requirements.lock | .venv/bin/python
 	@$(call INSTALL,requirements.lock)
 	@touch $@
 
-$(DEV): requirements-dev.lock $(CORE)
+# Tests serve the official openpi-client; it asks for a NumPy that JAX no longer takes, but works with ours.
+$(DEV): requirements-dev.lock requirements-peers.lock $(CORE)
 	@$(call INSTALL,requirements-dev.lock)
+	@$(call INSTALL,requirements-peers.lock --no-deps)
 	@touch $@
 
 $(AOT): requirements-aot.lock | $(CORE)

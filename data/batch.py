@@ -31,7 +31,9 @@ class Batch:
             "proprio": float32[B,K,A], "proprio_slot": int32[B,K] or NO_SLOT,
             "action": float32[B,K,C,A] chunk predicted from slot "action_slot": int32[B,K] or NO_SLOT,
             "action_mask": bool[B,K,C,A] true where an action exists (never a loss elsewhere),
+            "chunk_proprio": float32[B,K,C,A] what the robot feels at each step of the chunk, for local decoders only,
             "embodiment": int32[B,K] index of the robot that vector k belongs to.
+            "teacher_...": what a store keeps of a teacher at every slot, see `train.objectives.distill_entries`.
     `media` and `values` are empty dictionaries where a model takes none.
     """
 

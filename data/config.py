@@ -103,6 +103,7 @@ class PipelineConfig:
     vectors: int = 0  # a row holds at most: proprioceptions, each with the actions that follow
     width: int = 0  # of a vector, the widest of all robots
     chunk: int = 0  # action steps predicted at once; 0 where no phase predicts chunks
+    chunk_proprio: bool = False  # what the robot feels at each step of a chunk, as a local decoder needs it
     window: int = 4096  # documents shuffled and packed together
     max_corrupt: int = 0  # unreadable documents that are left out before the run stops
     num_threads: int = 2  # that read and lay out
@@ -120,6 +121,8 @@ class PipelineConfig:
             raise ValueError(f"width {self.width} does not go with vectors={self.vectors}: set both, or neither")
         if self.chunk and not self.vectors:
             raise ValueError(f"chunk {self.chunk} has no effect without vectors; set vectors, or remove chunk")
+        if self.chunk_proprio and not self.chunk:
+            raise ValueError("chunk_proprio has no effect without chunk; set chunk, or remove chunk_proprio")
 
     def row_shape(self, vocabulary: Vocabulary) -> RowShape:
         return RowShape(
@@ -129,6 +132,7 @@ class PipelineConfig:
             self.vectors,
             self.chunk,
             self.width,
+            self.chunk_proprio,
             pad_id=vocabulary.pad_id,
             image_id=vocabulary.image_id if self.images else 0,
             vector_id=vocabulary.piece_id("<proprio>") if self.vectors else 0,

@@ -39,9 +39,15 @@ class Chunk:
     values: np.ndarray  # float32[C,a], a <= A, normalised
     mask: np.ndarray  # bool[C,a], false past the end of the episode
     embodiment: int
+    proprio: np.ndarray | None = None  # float32[C,p], what the robot feels at each of the steps, as its Vector says it
 
 
-Element = Tokens | Image | Vector | Chunk
+@dataclasses.dataclass(frozen=True)
+class Boundary:
+    """What follows is a segment of its own in the same row: the other half of a pair. Fills no slot."""
+
+
+Element = Tokens | Image | Vector | Chunk | Boundary
 Document = tuple[Element, ...]
 
 

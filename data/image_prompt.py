@@ -11,6 +11,8 @@ from data.elements import Document, Element, Image, Tokens
 from data.image_processing import PanAndScan, views
 from data.vocabulary import Vocabulary
 
+Span = tuple[str | int, float]  # text, or the id of a symbol, and the weight of its tokens as targets
+
 
 @dataclasses.dataclass(frozen=True)
 class ImageMarks:
@@ -73,20 +75,46 @@ def image_prompt(
     Raises:
         ValueError: another number of placeholders than pictures, or a vocabulary without the pieces around them.
     """
-    marks = ImageMarks.of(vocabulary)
     seen = [views(picture, form.size, pan_and_scan) for picture in pictures]
     images = [Image(pixels, form.num_slots) for each in seen for pixels in each]
-    parts = marks.expanded(text, [len(each) - 1 for each in seen]).split(marks.placeholder)
-    before, after = ([vocabulary.piece_id(piece) for piece in pieces] for pieces in (marks.before, marks.after))
+    expanded = ImageMarks.of(vocabulary).expanded(text, [len(each) - 1 for each in seen])
+    return document_of([(vocabulary.bos_id, 0.0), (expanded, 0.0)], images, vocabulary)
+
+
+def document_of(spans: Sequence[Span], images: Sequence[Image], vocabulary: Vocabulary) -> Document:
+    """Spans one after the other, each tokenised by itself, with the images at the placeholders that they hold.
+
+    What stands around an image is never a target.
+    """
+    marks = ImageMarks.of(vocabulary)
+    before, after = (
+        [vocabulary.piece_id(p) for p in pieces] if images else [] for pieces in (marks.before, marks.after)
+    )
     document: list[Element] = []
-    ids = [vocabulary.bos_id]
-    for part, image in zip(parts, [*images, None], strict=True):
-        ids += vocabulary.encode(part)
-        if image is not None:
-            document += [*_prompt([*ids, *before]), image]
-            ids = [*after]
-    return (*document, *_prompt(ids))
+    ids: list[int] = []
+    weights: list[float] = []
 
+    def add(new: Sequence[int], weight: float) -> None:
+        ids.extend(new)
+        weights.extend([weight] * len(new))
 
-def _prompt(ids: Sequence[int]) -> list[Tokens]:
-    return [Tokens(np.array(ids, np.int32), np.zeros(len(ids), np.float32))] if ids else []
+    def flush() -> None:
+        if ids:
+            document.append(Tokens(np.array(ids, np.int32), np.array(weights, np.float32)))
+        ids.clear()
+        weights.clear()
+
+    waiting = iter(images)
+    for content, weight in spans:
+        if isinstance(content, int):
+            add([content], weight)
+            continue
+        for i, part in enumerate(content.split(marks.placeholder) if images else [content]):
+            if i:
+                add(before, 0.0)
+                flush()
+                document.append(next(waiting))
+                add(after, 0.0)
+            add(vocabulary.encode(part), weight)
+    flush()
+    return tuple(document)

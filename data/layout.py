@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from data.batch import KINDS, NO_SLOT, Batch
-from data.elements import Chunk, CorruptRecord, Cost, Document, Image, Tokens, Vector
+from data.elements import Boundary, Chunk, CorruptRecord, Cost, Document, Image, Tokens, Vector
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,6 +17,7 @@ class RowShape:
     """What a row holds, and the ids that stand where no vocabulary id does.
 
     slots: T. images: M, each uint8[*image_size, 3]. vectors: K, with values of width A and chunks of C steps.
+    chunk_proprio: whether chunks come with what the robot feels at each of their steps.
     """
 
     slots: int
@@ -25,6 +26,7 @@ class RowShape:
     vectors: int = 0
     chunk: int = 0
     width: int = 0
+    chunk_proprio: bool = False
     pad_id: int = 0
     image_id: int = 0
     vector_id: int = 0
@@ -41,6 +43,9 @@ def cost_of(document: Document) -> Cost:
     for element in document:
         if isinstance(element, Chunk):
             vectors += not _pairs(unpaired, element)
+            unpaired = None
+            continue
+        if isinstance(element, Boundary):
             unpaired = None
             continue
         slots += _slots_of(element)
@@ -64,6 +69,11 @@ def check(document: Document, shape: RowShape) -> None:
                     f"the row takes {shape.chunk} steps of up to {shape.width}, and a mask of the same shape"
                 )
             _check_values(element.values, element.values[element.mask], shape, "an action chunk")
+            if shape.chunk_proprio:
+                _check_chunk_proprio(element, shape)
+            continue
+        if isinstance(element, Boundary):
+            slots = 0
             continue
         slots += _slots_of(element)
         if isinstance(element, Vector):
@@ -72,6 +82,16 @@ def check(document: Document, shape: RowShape) -> None:
             given = (element.pixels.dtype, element.pixels.shape)
             if given != (np.uint8, (*shape.image_size, 3)):
                 raise ValueError(f"an image is {given[0]}{list(given[1])}, the row takes uint8{[*shape.image_size, 3]}")
+
+
+def _check_chunk_proprio(chunk: Chunk, shape: RowShape) -> None:
+    if chunk.proprio is None or chunk.proprio.shape[0] != shape.chunk:
+        given = None if chunk.proprio is None else list(chunk.proprio.shape)
+        raise ValueError(
+            f"an action chunk has proprio {given}; with chunk_proprio the row takes one vector for each of its "
+            f"{shape.chunk} steps: give it, or set pipeline.chunk_proprio to False"
+        )
+    _check_values(chunk.proprio, chunk.proprio, shape, "the proprioception of a chunk")
 
 
 def _check_values(values: np.ndarray, used: np.ndarray, shape: RowShape, what: str) -> None:
@@ -84,12 +104,13 @@ def _check_values(values: np.ndarray, used: np.ndarray, shape: RowShape, what: s
 def lay_out(documents: Sequence[Document], shape: RowShape) -> Batch:
     """One row (a Batch whose arrays lack the B axis) with the documents as segments 1, 2, ... and padding after them.
 
-    The first slot of a segment is never a target. Raises as `check` does, and ValueError where the documents together
-    exceed the row.
+    A document with a Boundary is two segments. The first slot of a segment is never a target. Raises as `check` does,
+    and ValueError where the documents together exceed the row.
     """
     row = _empty(shape)
     slot = images = vectors = 0
-    for segment, document in enumerate(documents, start=1):
+    parts = [part for document in documents for part in _segments_of(document)]
+    for segment, document in enumerate(parts, start=1):
         check(document, shape)
         cost = cost_of(document)
         total = (slot + cost.slots, images + cost.images, vectors + cost.vectors)
@@ -98,6 +119,12 @@ def lay_out(documents: Sequence[Document], shape: RowShape) -> Batch:
         _Segment(row, shape, slot, images, vectors).fill(document, segment)
         slot, images, vectors = total
     return row
+
+
+def _segments_of(document: Document) -> list[Document]:
+    """The parts between boundaries."""
+    cuts = [i for i, element in enumerate(document) if isinstance(element, Boundary)]
+    return [document[a + 1 : b] for a, b in zip([-1, *cuts], [*cuts, len(document)], strict=True)]
 
 
 def collate(rows: Sequence[Batch]) -> Batch:
@@ -120,6 +147,8 @@ def _empty(shape: RowShape) -> Batch:
             "action_mask": np.zeros((K, C, A), bool),
             "embodiment": np.zeros(K, np.int32),
         }
+        if shape.chunk_proprio:
+            values["chunk_proprio"] = np.zeros((K, C, A), np.float32)
     tokens = np.full(T, shape.pad_id, np.int32)
     weights = np.zeros(T, np.float32)
     return Batch(tokens, zeros, zeros.copy(), zeros.copy(), weights, zeros.copy(), media, values)
@@ -138,6 +167,7 @@ class _Segment:
             if isinstance(element, Chunk):
                 self._chunk(element)
                 continue
+            assert not isinstance(element, Boundary)
             here = slice(self.slot, self.slot + _slots_of(element))
             if isinstance(element, Tokens):
                 self.row.tokens[here] = element.ids
@@ -182,6 +212,9 @@ class _Segment:
         self.row.values["action_mask"][k, :, :width] = chunk.mask
         self.row.values["action_slot"][k] = self.slot - 1
         self.row.values["embodiment"][k] = chunk.embodiment
+        if self.shape.chunk_proprio:
+            assert chunk.proprio is not None
+            self.row.values["chunk_proprio"][k, :, : chunk.proprio.shape[1]] = chunk.proprio
 
 
 def _slots_of(element: Tokens | Image | Vector) -> int:

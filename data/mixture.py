@@ -54,18 +54,19 @@ class Mixture:
                 )
         return count_S
 
-    def window(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        """Source int64[W] (an index into `names`) and document int64[W] at positions number*W to (number+1)*W - 1."""
+    def window(self, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Source (an index into `names`), document and its epoch, int64[W] each, at positions number*W to
+        (number+1)*W - 1."""
         source_W = np.repeat(np.arange(len(self.names)), self.counts)
-        index_W = np.empty(self.window_size, np.int64)
+        index_W, epoch_W = np.empty((2, self.window_size), np.int64)
         for s, (name, count) in enumerate(zip(self.names, self.counts, strict=True)):
             size = len(self.costs[s])
             epoch, place = np.divmod(number * count + np.arange(count), size)
             keys = {int(e): key_of(self.seed, name, int(e)) for e in np.unique(epoch)}
             key = np.array([keys[int(e)] for e in epoch], np.uint64)
-            index_W[source_W == s] = permute(place, size, key)
+            index_W[source_W == s], epoch_W[source_W == s] = permute(place, size, key), epoch
         order = np.argsort(scramble(np.arange(self.window_size), key_of(self.seed, "window", number)), kind="stable")
-        return source_W[order], index_W[order]
+        return source_W[order], index_W[order], epoch_W[order]
 
     def costs_of(self, source_W: np.ndarray, index_W: np.ndarray) -> np.ndarray:
         """int32[W,3] of documents of the stream."""

@@ -84,31 +84,31 @@ class PackedStream:
         self._plans: dict[int, list[np.ndarray]] = {}
         self._lock = threading.Lock()
 
-    def row(self, row: int) -> list[tuple[str, int]]:
-        """(name of the source, index of the document) of everything in global row `row`, in reading order."""
+    def row(self, row: int) -> list[tuple[str, int, int]]:
+        """(name of the source, index of the document, epoch) of everything in global row `row`, in reading order."""
         with self._lock:
             while not self._ends or self._ends[-1] <= row:
                 window = len(self._ends)
                 self._ends.append(len(self._plan(window)) + (self._ends[-1] if self._ends else 0))
             window = bisect.bisect_right(self._ends, row)
             places = self._plan(window)[row - (self._ends[window - 1] if window else 0)]
-        return [(self.mixture.names[s], int(index)) for s, index in places]
+        return [(self.mixture.names[s], int(index), int(epoch)) for s, index, epoch in places]
 
     def efficiency(self) -> float:
         """Share of slots that the first window of the stream fills."""
-        cost_W3 = self.mixture.costs_of(*self.mixture.window(0))
+        cost_W3 = self.mixture.costs_of(*self.mixture.window(0)[:2])
         return float(cost_W3[:, 0].sum()) / (self.capacity[0] * int(pack(cost_W3, self.capacity).max() + 1))
 
     def _plan(self, window: int) -> list[np.ndarray]:
-        """For each row of a window int64[n,2]: source and document."""
+        """For each row of a window int64[n,3]: source, document and epoch."""
         if window not in self._plans:
-            source_W, index_W = self.mixture.window(window)
+            source_W, index_W, epoch_W = self.mixture.window(window)
             row_W = pack(self.mixture.costs_of(source_W, index_W), self.capacity)
             # Packing leaves full rows first: shuffle, or a batch would hold one kind of document.
             key = key_of(self.mixture.seed, "rows", window)
             order = np.lexsort((np.arange(len(row_W)), row_W, scramble(row_W, key)))
             starts = np.flatnonzero(np.diff(row_W[order]))
-            places = np.stack([source_W, index_W], axis=1)[order]
+            places = np.stack([source_W, index_W, epoch_W], axis=1)[order]
             self._plans[window] = np.split(places, starts + 1)
             while len(self._plans) > _KEPT:
                 del self._plans[next(iter(self._plans))]

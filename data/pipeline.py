@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import logging
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import grain
 import numpy as np
@@ -16,7 +17,7 @@ from data.elements import CorruptRecord, Document
 from data.layout import RowShape, check, collate, cost_of, lay_out
 from data.mixture import Mixture
 from data.pack import PackedStream, pack, refuse_misfits
-from data.source import Source
+from data.source import Source, VariedSource
 
 _ENDLESS = 1 << 62  # rows
 
@@ -49,6 +50,14 @@ class Pipeline:
         mixture = Mixture(sources, weights, seed, window)
         self.stream = PackedStream(mixture, shape.capacity)
         self._reader = _Reader(mixture, shape, max_corrupt)
+        self._annotate: Callable[[int, Batch], Batch] | None = None
+
+    def annotated(self, annotate: Callable[[int, Batch], Batch]) -> Pipeline:
+        """The same rows, each as `annotate(global row, row)` returns it; a function that pickles if there are
+        workers."""
+        pipeline = copy.copy(self)
+        pipeline._annotate = annotate
+        return pipeline
 
     @property
     def corrupt(self) -> dict[str, str]:
@@ -57,8 +66,9 @@ class Pipeline:
 
     def row(self, row: int) -> Batch:
         """Global row `row`, without the batch axis."""
-        documents = [self._reader.read(name, index) for name, index in self.stream.row(row)]
-        return lay_out([document for document in documents if document is not None], self.shape)
+        documents = [self._reader.read(name, index, epoch) for name, index, epoch in self.stream.row(row)]
+        laid_out = lay_out([document for document in documents if document is not None], self.shape)
+        return laid_out if self._annotate is None else self._annotate(row, laid_out)
 
     def iterator(self, start_row: int = 0, host: int = 0, num_hosts: int = 1) -> RowIterator:
         """The batches of one host from a global row on: its `batch_size / num_hosts` consecutive rows of each batch.
@@ -137,12 +147,12 @@ class _Reader:
         self.corrupt: dict[str, str] = {}
         self._lock = threading.Lock()
 
-    def read(self, name: str, index: int) -> Document | None:
+    def read(self, name: str, index: int, epoch: int) -> Document | None:
         """None where the document is unreadable."""
         where = f"source {name!r}, document {index}"
         source, cost_N3 = self._sources[name]
         try:
-            document = source[index]
+            document = source.visit(index, epoch) if isinstance(source, VariedSource) else source[index]
             check(document, self._shape)
             cost = dataclasses.astuple(cost_of(document))
             if cost != tuple(cost_N3[index]):

@@ -9,7 +9,7 @@ import numpy as np
 
 from data.elements import CorruptRecord, Document, Image, Tokens
 from data.episodes import PromptVocabulary, every_frame, place_tokens, words_of
-from data.lerobot import LeRobotDataset
+from data.robot_dataset import RobotDataset
 from data.transforms import Bins
 
 SCALE = 1000  # points are [y, x] in thousandths of the image's height and width
@@ -49,7 +49,7 @@ class PointingSource:
 
     def __init__(
         self,
-        dataset: LeRobotDataset,
+        dataset: RobotDataset,
         vocabulary: PromptVocabulary,
         *,
         camera: str,

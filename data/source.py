@@ -22,3 +22,12 @@ class Source(Protocol):
     def __getitem__(self, index: int) -> Document:
         """Document `index`, always the same. Raises CorruptRecord where it cannot be read."""
         ...
+
+
+@runtime_checkable
+class VariedSource(Source, Protocol):
+    """A source whose documents look different every epoch, as with augmented images; training reads `visit`."""
+
+    def visit(self, index: int, epoch: int) -> Document:
+        """Document `index` as it is seen in an epoch: a pure function of both, and of the same cost in all epochs."""
+        ...

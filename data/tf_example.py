@@ -1,63 +1,76 @@
-"""The bytes features of a serialized tf.train.Example, read straight from the protobuf wire format."""
+"""The features of a serialized tf.train.Example, parsed by protobuf from a description of the message made here."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from typing import Any
 
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+import numpy as np
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf.message import DecodeError
+
+_MESSAGES = {  # message -> (field, type, repeated), numbered from 1
+    "BytesList": (("value", "bytes", True),),
+    "FloatList": (("value", "float", True),),
+    "Int64List": (("value", "int64", True),),
+    "Feature": (
+        ("bytes_list", "BytesList", False),
+        ("float_list", "FloatList", False),
+        ("int64_list", "Int64List", False),
+    ),
+    "Entry": (("key", "string", False), ("value", "Feature", False)),  # of the map that Features holds
+    "Features": (("feature", "Entry", True),),
+    "Example": (("features", "Features", False),),
+}
+
+
+def example_features(example: bytes) -> dict[str, list[bytes] | np.ndarray]:
+    """Every feature by name: byte strings, float32[n] or int64[n], as flat as they are stored; an empty one is [].
+
+    Raises ValueError where the message is broken.
+    """
+    message = example_class()()
+    try:
+        message.ParseFromString(example)
+    except DecodeError as error:
+        raise ValueError(f"not a tf.train.Example ({error})") from None
+    return {entry.key: _values(entry.value) for entry in message.features.feature}
 
 
 def bytes_feature(example: bytes, name: str) -> bytes:
-    """The single bytes value of feature `name`. Raises ValueError where it is absent or the message is broken.
-
-    Example { Features features = 1 }, Features { map<string, Feature> feature = 1 }, Feature { BytesList = 1 },
-    BytesList { repeated bytes value = 1 }; a map entry is a message { key = 1, value = 2 }.
-    """
-    found = []
-    for features in _messages(example, 1):
-        for entry in _messages(features, 1):
-            key = b"".join(_messages(entry, 1)).decode("utf-8", "replace")
-            if key == name:
-                values = [
-                    v for feature in _messages(entry, 2) for kind in _messages(feature, 1) for v in _messages(kind, 1)
-                ]
-                if len(values) != 1:
-                    raise ValueError(f"feature {name!r} holds {len(values)} byte strings, not one")
-                return values[0]
-            found.append(key)
-    raise ValueError(f"no feature {name!r} in this tf.train.Example (it has {', '.join(sorted(found)) or 'none'})")
+    """The single bytes value of feature `name`. Raises ValueError where it is absent or the message is broken."""
+    features = example_features(example)
+    if name not in features:
+        raise ValueError(
+            f"no feature {name!r} in this tf.train.Example (it has {', '.join(sorted(features)) or 'none'})"
+        )
+    values = features[name]
+    if not isinstance(values, list) or len(values) != 1:
+        raise ValueError(f"feature {name!r} holds {len(values)} values, not one byte string")
+    return values[0]
 
 
-def _messages(data: bytes, field: int) -> Iterator[bytes]:
-    """The length-delimited values of one field, in order."""
-    position = 0
-    while position < len(data):
-        tag, position = _varint(data, position)
-        wire_type = tag & 7
-        if wire_type == _VARINT:
-            _, position = _varint(data, position)
-            continue
-        if wire_type == _BYTES:
-            length, position = _varint(data, position)
-        elif wire_type in (_FIXED32, _FIXED64):
-            length = 4 if wire_type == _FIXED32 else 8
-        else:
-            raise ValueError(f"not a protobuf message: wire type {wire_type}")
-        if position + length > len(data):
-            raise ValueError("truncated protobuf message")
-        if wire_type == _BYTES and tag >> 3 == field:
-            yield data[position : position + length]
-        position += length
+def _values(feature: Any) -> list[bytes] | np.ndarray:
+    if len(feature.float_list.value):
+        return np.array(feature.float_list.value, np.float32)
+    if len(feature.int64_list.value):
+        return np.array(feature.int64_list.value, np.int64)
+    return list(feature.bytes_list.value)
 
 
-def _varint(data: bytes, position: int) -> tuple[int, int]:
-    value = 0
-    for shift in range(0, 70, 7):
-        if position >= len(data):
-            raise ValueError("truncated protobuf message")
-        byte = data[position]
-        position += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, position
-    raise ValueError("not a protobuf message: a varint of more than 10 bytes")
+@functools.cache
+def example_class() -> Any:
+    """tensorflow/core/example/{example,feature}.proto without the oneof, which the wire does not show."""
+    file = descriptor_pb2.FileDescriptorProto(name="kinema_example.proto", package="kinema", syntax="proto3")
+    for name, fields in _MESSAGES.items():
+        message = file.message_type.add(name=name)
+        for number, (field_name, kind, repeated) in enumerate(fields, start=1):
+            field = message.field.add(name=field_name, number=number)
+            field.label = field.LABEL_REPEATED if repeated else field.LABEL_OPTIONAL
+            if kind in _MESSAGES:
+                field.type, field.type_name = field.TYPE_MESSAGE, f".kinema.{kind}"
+            else:
+                field.type = getattr(field, f"TYPE_{kind.upper()}")
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName("kinema.Example"))

@@ -1,9 +1,9 @@
 """Transforms that know their inverse: the same objects in training, in evaluation and behind the server.
 
-A sample is a dictionary with any of `images` (tuple of uint8[H,W,3]), `instruction` (str), `proprio` (float32[...,a]),
-`actions` (float32[...,C,a], absolute and in the robot's units before the first transform) and `action_ids`
-(int32[...,C,a]). A transform touches the keys it knows and leaves the rest alone, so an observation without actions
-goes through the same object as a training sample. A checkpoint carries `to_dict()`.
+A sample is a dictionary with any of `images` and `goal` (tuples of uint8[H,W,3]), `instruction` (str), `proprio`
+(float32[...,a]), `actions` (float32[...,C,a], absolute and in the robot's units before the first transform) and
+`action_ids` (int32[...,C,a]). A transform touches the keys it knows and leaves the rest alone, so an observation
+without actions goes through the same object as a training sample. A checkpoint carries `to_dict()`.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from PIL import Image as PillowImage
 from data.statistics import Statistics
 
 Sample = dict[str, Any]
+ABSOLUTE = -1  # of an action dim that is no offset
 
 
 class Transform:
@@ -45,6 +46,11 @@ class Transform:
         """The transform a `to_dict` record describes. Raises ValueError for an unknown type or field."""
         record = dict(record)
         kind = record.pop("type", None)
+        if kind == "RelativeActions" and "mask" in record:  # as the first checkpoints have it: a mask and a slice
+            dims = range(*record.pop("state"))
+            record["dims"] = [
+                dim if relative else ABSOLUTE for dim, relative in zip(dims, record.pop("mask"), strict=True)
+            ]
         if kind not in Transform.kinds:
             raise ValueError(f"transform type {kind!r} is unknown; known: {sorted(Transform.kinds)}")
         try:
@@ -82,32 +88,30 @@ class Compose(Transform):
 
 @dataclasses.dataclass(frozen=True)
 class RelativeActions(Transform):
-    """Every action of a chunk becomes an offset from the state at prediction time, for the masked dims.
+    """Every action of a chunk becomes an offset from the state at prediction time, in the dims that say so.
 
-    The offset is taken from the one state the chunk is predicted from, not from step to step, so errors do not add up.
-    `mask` has one entry an action dim: true = offset, false = stays absolute (a gripper). `state` is the slice
-    [start, stop) of `proprio` that the action dims correspond to.
+    dims: for each action dim the dim of proprioception that it is counted from, or `ABSOLUTE` (a gripper, usually).
+    Offsets are from the state now and not from step to step, so that errors do not add up (UMI, pi0).
     """
 
-    mask: tuple[bool, ...]
-    state: tuple[int, int]
+    dims: tuple[int, ...]
 
     def __post_init__(self):
-        if len(self.mask) != self.state[1] - self.state[0]:
+        if not self.dims or min(self.dims) < ABSOLUTE:
             raise ValueError(
-                f"RelativeActions: mask has {len(self.mask)} dims and state {list(self.state)} covers "
-                f"{self.state[1] - self.state[0]}; give one state dim for each action dim"
+                f"RelativeActions: dims are {list(self.dims)}; give for each action dim a dim of proprioception, "
+                f"counted from 0, or {ABSOLUTE} for one that stays absolute"
             )
 
     def _offset(self, sample: Sample) -> np.ndarray:
-        proprio, width = sample["proprio"], sample["actions"].shape[-1]
-        if width != len(self.mask) or proprio.shape[-1] < self.state[1]:
+        proprio, width, dims = sample["proprio"], sample["actions"].shape[-1], np.array(self.dims)
+        if width != len(dims) or proprio.shape[-1] <= dims.max():
             raise ValueError(
-                f"RelativeActions: actions have {width} dims and proprio {proprio.shape[-1]}; mask and state "
-                f"{list(self.state)} were made for {len(self.mask)} actions: use the transform of this embodiment"
+                f"RelativeActions: actions have {width} dims and proprio {proprio.shape[-1]}; dims {list(self.dims)} "
+                f"were made for {len(dims)} actions: use the transform of this embodiment"
             )
-        state = proprio[..., self.state[0] : self.state[1]]
-        return np.where(np.array(self.mask), state, 0).astype(np.float32)[..., None, :]
+        offset = np.where(dims == ABSOLUTE, 0, proprio[..., np.maximum(dims, 0)])
+        return offset.astype(np.float32)[..., None, :]
 
     def __call__(self, sample: Sample) -> Sample:
         if "actions" not in sample:
@@ -231,9 +235,8 @@ class ResizeImage(Transform):
     width: int
 
     def __call__(self, sample: Sample) -> Sample:
-        if "images" not in sample:
-            return sample
-        return sample | {"images": tuple(self._resize(pixels) for pixels in sample["images"])}
+        shown = {name for name in ("images", "goal") if name in sample}
+        return sample | {name: tuple(self._resize(pixels) for pixels in sample[name]) for name in shown}
 
     def _resize(self, pixels: np.ndarray) -> np.ndarray:
         if pixels.shape[:2] == (self.height, self.width):

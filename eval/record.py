@@ -16,24 +16,30 @@ import dataclasses
 import functools
 import itertools
 import json
-import multiprocessing
 import pathlib
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from data.lerobot import LeRobotWriter, encode_png
+from eval.envs.tabletop import ARMS, CONTROL_HZ, TASKS, Tabletop, demonstrate
+from eval.rollout.collect import (
+    ACTION,
+    POINTS,
+    STATE,
+    Count,
+    Made,
+    Run,
+    check_seeds,
+    collect,
+    progress,
+    runner,
+    write_instructions,
+)
 
-from data.lerobot import LeRobotDataset, LeRobotWriter, encode_png
-from eval.envs.tabletop import ARMS, CONTROL_HZ, EVALUATION_SEED, TASKS, Tabletop, demonstrate
-
-IMAGE, STATE, ACTION = "observation.images.front", "observation.state", "action"
-POINTS, PLAN = "annotation.points", "annotation.plan"
-MAX_TRIES = 4  # attempts for each episode asked for
+IMAGE, PLAN = "observation.images.front", "annotation.plan"
 SCENES_PER_EPISODE = 50  # stills are stored as episodes of this many frames
 SCENE_TASK = "point at the objects and the zones"
-Columns = dict[str, list]
-Made = tuple[str, Columns, bool]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,32 +53,6 @@ class Job:
     anywhere: bool = False
     hold: int = 0
     num_scenes: int = 0
-
-
-Run = Callable[[Callable[[Job], Made], Iterable[Job]], Iterable[Made]]
-
-
-@dataclasses.dataclass(frozen=True)
-class Ask:
-    """The episodes wanted of one task and arm."""
-
-    arm: str
-    task: str
-    episodes: int
-    seed: int
-    noise: float
-    anywhere: bool
-    hold: int
-    keep_failures: bool
-
-
-@dataclasses.dataclass(frozen=True)
-class Count:
-    """What one task and arm came to, failed attempts included."""
-
-    successes: int
-    attempts: int
-    frames: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,51 +101,23 @@ def record(
     _check(tasks, arms, seed, noise, scenes, processes)
     start, counts = time.perf_counter(), {}
     with contextlib.ExitStack() as stack:
-        run = _runner(stack, processes)
+        run = runner(stack, processes)
         for arm in arms if any(tasks.values()) else ():
             writer = stack.enter_context(LeRobotWriter(pathlib.Path(out) / arm, CONTROL_HZ, features(arm), arm))
-            for task, wanted in tasks.items():
-                ask = Ask(arm, task, wanted, seed, noise, anywhere, hold, keep_failures)
-                counts[f"{task}/{arm}"] = _record_episodes(run, writer, ask, on_progress)
+            for task, episodes in tasks.items():
+                job = functools.partial(_episode, Job(arm, task, seed, noise, anywhere, hold))
+                counts[f"{task}/{arm}"] = collect(
+                    run, _make, job, writer, episodes, f"{task} with {arm}", keep_failures, on_progress
+                )
         if scenes:
             writer = LeRobotWriter(pathlib.Path(out) / "scenes", CONTROL_HZ, features(None), "tabletop")
             _record_scenes(run, stack.enter_context(writer), tasks, arms, seed, scenes, on_progress)
-    _write_instructions(pathlib.Path(out))
+    write_instructions(pathlib.Path(out))
     return Summary(counts, scenes, time.perf_counter() - start)
 
 
-def _write_instructions(out: pathlib.Path) -> None:
-    """`instructions.txt`: what every episode was told and what things are called, for training a vocabulary."""
-    lines = []
-    for root in sorted(path.parent.parent for path in out.glob("*/meta/info.json")):
-        dataset = LeRobotDataset(root)
-        lines += [dataset.episode_task(episode) for episode in range(dataset.num_episodes)]
-        lines += [
-            point["label"] for text in dataset.column(POINTS)[:: SCENES_PER_EPISODE // 5] for point in json.loads(text)
-        ]
-    (out / "instructions.txt").write_text("".join(f" {line}\n" for line in lines))  # as inside a sentence
-
-
-def _record_episodes(run: Run, writer: LeRobotWriter, ask: Ask, on_progress: Callable[[int], None]) -> Count:
-    """Attempts seeds in order, first as many as are asked for, then replacements for those that failed."""
-    kept = successes = attempts = frames = 0
-    while kept < ask.episodes:
-        if attempts >= MAX_TRIES * ask.episodes:
-            raise ValueError(
-                f"noise={ask.noise}: only {successes} of {attempts} attempts at {ask.task} with {ask.arm} succeeded; "
-                "use less noise"
-            )
-        first = ask.seed + attempts
-        jobs = [
-            Job(ask.arm, ask.task, first + i, ask.noise, ask.anywhere, ask.hold) for i in range(ask.episodes - kept)
-        ]
-        for sentence, columns, success in run(_make, jobs):
-            attempts, successes, frames = attempts + 1, successes + success, frames + len(columns[ACTION])
-            if success or ask.keep_failures:
-                writer.add_episode(columns, sentence)
-                kept += 1
-                on_progress(1)
-    return Count(successes, attempts, frames)
+def _episode(first: Job, attempt: int) -> Job:
+    return dataclasses.replace(first, seed=first.seed + attempt)
 
 
 def _record_scenes(
@@ -195,21 +147,9 @@ def _check(tasks: Mapping[str, int], arms: Sequence[str], seed: int, noise: floa
     most = max([*tasks.values(), scenes, 0])
     if min([*tasks.values(), scenes, 0]) < 0 or most == 0 or not arms:
         raise ValueError(f"episodes={dict(tasks)} and scenes={scenes}: give numbers from 0 up, and one above 0")
-    if not 0 <= seed <= seed + MAX_TRIES * most < EVALUATION_SEED:
-        raise ValueError(
-            f"seed={seed}: seeds of recorded episodes lie in 0..{EVALUATION_SEED - 1}; those from {EVALUATION_SEED} up "
-            "are kept for evaluation"
-        )
+    check_seeds(seed, most)
     if not 0 <= noise < 0.2 or processes < 1:
         raise ValueError(f"noise={noise}, processes={processes}: noise is 0 to 0.2 rad, processes at least 1")
-
-
-def _runner(stack: contextlib.ExitStack, processes: int) -> Run:
-    """`map` in order, over fresh processes when there are several: a forked one would inherit a broken JAX."""
-    if processes == 1:
-        return map
-    pool = stack.enter_context(multiprocessing.get_context("spawn").Pool(processes))
-    return functools.partial(pool.imap, chunksize=1)
 
 
 @functools.lru_cache(maxsize=len(ARMS) * len(TASKS))
@@ -255,12 +195,10 @@ def main() -> None:
     if len(episodes) not in (1, len(args.task)):
         raise ValueError(f"--episodes {episodes}: give one number, or one for each of the {len(args.task)} tasks")
     tasks = dict(zip(args.task, episodes * len(args.task) if len(episodes) == 1 else episodes, strict=True))
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns) as progress:
-        bar = progress.add_task("episodes and stills", total=sum(tasks.values()) * len(args.arm) + args.scenes)
+    with progress("episodes and stills", sum(tasks.values()) * len(args.arm) + args.scenes) as on_progress:
         summary = record(
             args.out, tasks, args.arm, args.seed, args.noise, args.scenes, args.processes, args.anywhere, args.hold,
-            args.keep_failures, on_progress=lambda done: progress.advance(bar, done),
+            args.keep_failures, on_progress,
         )  # fmt: skip
     for name, count in summary.episodes.items():
         print(f"{name}: {count.successes} of {count.attempts} attempts succeeded")

@@ -227,16 +227,42 @@ class BinsHeadConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class L1HeadConfig:
+    """Regression of whole chunks (OpenVLA-OFT, arXiv 2502.19645)."""
+
+    hidden_dim: int
+
+    def __post_init__(self):
+        _positive(self, "hidden_dim")
+
+
+@dataclasses.dataclass(frozen=True)
 class FlowHeadConfig:
     """Flow-matching action expert that attends to the backbone's keys and values (pi0, arXiv 2410.24164)."""
 
     width: int
     hidden_dim: int
     num_steps: int = 10  # Euler steps at inference
+    prefix: int = 0  # given actions that a chunk may begin with, see model.heads.real_time
+
+    def __post_init__(self):
+        _positive(self, "width", "hidden_dim", "num_steps")
+        _require(self.prefix >= 0, "prefix", self.prefix, "0 (none), or a number of actions")
+        _require(self.width % 2 == 0, "width", self.width, "even, as flow times enter as pairs of sine and cosine")
+
+
+@dataclasses.dataclass(frozen=True)
+class LocalDecoderConfig:
+    """Small decoder that acts at every control step between two looks of the backbone (Gemini Robotics, arXiv
+    2503.20020, section 3.1)."""
+
+    width: int
+    hidden_dim: int
+    num_layers: int = 2
+    steps: int = 1  # control steps that one step of the backbone's chunk lasts
 
     def __post_init__(self):
         _positive(self, *(field.name for field in dataclasses.fields(self)))
-        _require(self.width % 2 == 0, "width", self.width, "even, as flow times enter as pairs of sine and cosine")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -255,12 +281,16 @@ class ModelConfig:
     image: ImageConfig | SiglipConfig | None = None
     robot: RobotConfig | None = None
     bins: BinsHeadConfig | None = None
+    l1: L1HeadConfig | None = None
     flow: FlowHeadConfig | None = None
+    local_decoder: LocalDecoderConfig | None = None
+    reward: bool = False  # a head that scores conversations, see model.heads.reward
     norm: NormConfig = dataclasses.field(default_factory=NormConfig)
     norms: Literal["pre", "sandwich"] = "pre"  # sandwich: RMSNorm before and after each sub-layer (Gemma 3)
     layer_scale: bool = False  # each layer's output times one learned number
     scale_embeddings: bool = True  # multiply by sqrt(D)
-    num_codes: int = 0  # the vocabulary's last ids, if they are numbers in order: neighbours then begin alike
+    num_codes: int = 0  # ids after those of text, if they are numbers in order: neighbours then begin alike
+    num_other_codes: int = 0  # ids after those, which are no numbers in order (such as FAST's)
     tied_head: bool = True
     final_softcap: float | None = None
     dtype: Literal["float32", "bfloat16"] = "float32"  # of activations; parameters are float32
@@ -275,6 +305,9 @@ class ModelConfig:
         cap = self.final_softcap
         _require(cap is None or cap > 0, "final_softcap", cap, "a positive number or None")
         _require(self.num_codes >= 0, "num_codes", self.num_codes, "0 or more")
+        _require(self.num_other_codes >= 0, "num_other_codes", self.num_other_codes, "0 or more")
+        if self.num_other_codes and not self.num_codes:
+            raise ValueError("num_other_codes has no effect where num_codes is 0; remove it")
         used = set(self.mixers) | set(self.feed_forwards)
         for section, kinds in _KINDS.items():
             given, using = getattr(self, section) is not None, [kind for kind in kinds if kind in used]
@@ -287,9 +320,15 @@ class ModelConfig:
             raise ValueError("local_attention.window is None; a local layer needs the number of keys it sees")
         if self.global_attention is not None and self.global_attention.window is not None:
             raise ValueError("global_attention.window has no effect on global layers; remove it or use 'local' layers")
-        for head in ("bins", "flow"):
+        for head in ("bins", "l1", "flow"):
             if getattr(self, head) is not None and self.robot is None:
                 raise ValueError(f"{head} is given but robot is None; a head for actions needs the section robot")
+        if self.flow is not None and self.robot is not None and self.flow.prefix >= self.robot.chunk:
+            raise ValueError(
+                f"flow.prefix is {self.flow.prefix}, a chunk has {self.robot.chunk} actions; leave one to learn"
+            )
+        if self.local_decoder is not None and not (self.flow or self.bins or self.l1):
+            raise ValueError("local_decoder corrects chunks, but flow, bins and l1 are all None; give one of them")
         if self.flow is not None and not {"local", "global"} & used:
             raise ValueError("flow attends to keys and values, but no layer is 'local' or 'global'; add one to pattern")
 

@@ -26,6 +26,7 @@ class Work:
     vectors: int = 0
     chunks: int = 0  # action chunks, times flow samples
     chunk_pairs: float = 0.0  # (chunk step, observation key) pairs, one attention layer
+    moments: int = 0  # control steps at which a local decoder acts
 
 
 def work_of(batch, config: ModelConfig, flow_samples: int = 1) -> Work:
@@ -54,6 +55,7 @@ def work_of(batch, config: ModelConfig, flow_samples: int = 1) -> Work:
         vectors=used(batch.values, "proprio_slot"),
         chunks=chunks,
         chunk_pairs=chunk_pairs,
+        moments=chunks * batch.values["action"].shape[2] if "chunk_proprio" in batch.values else 0,
     )
 
 
@@ -137,6 +139,10 @@ def _action_flops(config: ModelConfig, work: Work) -> float:
     robot, flops = config.robot, 0.0
     if config.bins is not None:
         flops += 2 * config.model_dim * robot.chunk * robot.width * config.bins.num_bins * work.chunks
+    if config.l1 is not None:
+        inputs, outputs = robot.num_embodiments * robot.width, robot.num_embodiments * robot.chunk * robot.width
+        per_chunk = 2 * inputs * config.model_dim + 4 * config.model_dim * config.l1.hidden_dim
+        flops += (per_chunk + 2 * config.l1.hidden_dim * outputs) * work.chunks
     if config.flow is not None:
         W = config.flow.width
         per_step = 2 * 2 * robot.num_embodiments * robot.width * W  # in and out
@@ -149,4 +155,16 @@ def _action_flops(config: ModelConfig, work: Work) -> float:
                 per_chunk += 2 * W * 6 * W
                 flops += work.chunk_pairs * 4 * attention.num_heads * attention.head_dim
         flops += work.chunks * (per_chunk + robot.chunk * per_step)
+    if config.local_decoder is not None:
+        flops += _local_decoder_flops(config, work)
     return flops
+
+
+def _local_decoder_flops(config: ModelConfig, work: Work) -> float:
+    """The guide once for each chunk, and the decoder at every control step of it."""
+    assert config.robot is not None
+    assert config.local_decoder is not None
+    local, inputs = config.local_decoder, config.robot.num_embodiments * config.robot.width
+    per_chunk = 2 * config.model_dim * local.width + 2 * config.robot.chunk * inputs * local.width
+    per_step = 4 * 2 * inputs * local.width + local.num_layers * 6 * local.width * local.hidden_dim
+    return (work.chunks * per_chunk if work.moments else 0) + work.moments * per_step

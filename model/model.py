@@ -19,6 +19,9 @@ from model.embedders.text import TokenEmbedder
 from model.embedders.vector import VectorEmbedder
 from model.heads.bins import BinsHead
 from model.heads.flow import FlowHead, Prefix
+from model.heads.l1 import L1Head
+from model.heads.local_decoder import LocalDecoder
+from model.heads.reward import RewardHead
 from model.heads.tokens import TokenHead
 from model.init import Buffer, Init
 from model.moe import RouterStats
@@ -45,7 +48,8 @@ class Model(nnx.Module):
     def __init__(self, config: ModelConfig, vocab_size: int, key: jax.Array):
         init, D = Init(key), config.model_dim
         self.config, self.vocab_size = config, vocab_size
-        self.tokens = TokenEmbedder(init / "tokens", vocab_size, D, config.scale_embeddings, config.num_codes)
+        codes = config.num_codes, config.num_other_codes
+        self.tokens = TokenEmbedder(init / "tokens", vocab_size, D, config.scale_embeddings, *codes)
         if isinstance(config.image, ImageConfig):
             self.image = ImageEmbedder(init / "image", config.image, D)
         elif config.image is not None:
@@ -58,8 +62,16 @@ class Model(nnx.Module):
         if config.bins is not None:
             assert config.robot is not None
             self.bins = BinsHead(init / "bins", config.bins, config.robot, D)
+        if config.l1 is not None:
+            assert config.robot is not None
+            self.l1 = L1Head(init / "l1", config.l1, config.robot, D)
         if config.flow is not None:
             self.flow = FlowHead(init / "flow", config)
+        if config.reward:
+            self.reward = RewardHead(init / "reward", D)
+        if config.local_decoder is not None:
+            assert config.robot is not None
+            self.local_decoder = LocalDecoder(init / "local_decoder", config.local_decoder, config.robot, D)
 
     def __call__(self, batch: Any, *, want_keys_values: bool = False) -> Output:
         structure = structure_of(batch.segment_ids, batch.positions, batch.span_ids)

@@ -20,6 +20,7 @@ from serving.image_pieces import image_pieces
 from serving.model import LoadedModel
 from serving.prompts import as_rows, part_of, round_up
 from serving.sampling import Draws, draw
+from serving.symbols import Symbols
 
 # Lengths are rounded up to multiples, so that few programs are compiled; the kernels want caches in whole tiles.
 _PROMPT, _CACHE = 32, 128
@@ -31,7 +32,8 @@ class Rows:
     """Where a batch of sequences stands.
 
     hidden_BD: the model's output at each row's last slot. position_B: int32, of its next slot. drawn_B: int32, tokens
-    drawn so far. limit_B: int32, tokens that it may draw. done_B: bool, rows that draw no more.
+    drawn so far (or what their sizes come to, see `Symbols`). limit_B: int32, how many it may draw. done_B: bool, rows
+    that draw no more.
     """
 
     cache: Cache
@@ -72,14 +74,16 @@ class Drawn:
 
 
 class Decoder:
-    """Compiled prefill and decoding of one model; text tokens alone are drawn, never codes."""
+    """Compiled prefill and decoding of one model."""
 
-    def __init__(self, loaded: LoadedModel, *, piece: int = 256):
-        """piece: slots that are prefilled at once; more where an image needs them, as it is never cut."""
+    def __init__(self, loaded: LoadedModel, *, piece: int = 256, symbols: Symbols | None = None):
+        """piece: slots that are prefilled at once; more where an image needs them, as it is never cut. symbols: what
+        may be drawn; None: text tokens alone, never codes."""
         if piece < 1:
             raise ValueError(f"piece is {piece}; allowed: 1 or more")
         self.loaded, self.piece = loaded.layer_by_layer(), piece
         self.vocabulary = loaded.vocabulary
+        self.symbols = symbols or Symbols.text(loaded.vocabulary)
 
     def prefill(self, documents: Sequence[Document], num_tokens: int) -> Rows:
         """Reads the prompts into a cache with room for `num_tokens` more in every row."""
@@ -106,18 +110,22 @@ class Decoder:
         """A piece of each row into the cache, which is used up; returns also the output at each last real slot."""
         return self._read(self.loaded.params, self.loaded.buffers, part, cache)
 
-    def ready(self, cache: Cache, hidden_BD: jax.Array, prompts: Batch, num_tokens: int) -> Rows:
-        """The rows whose whole prompts were read into the cache."""
+    def ready(self, cache: Cache, hidden_BD: jax.Array, prompts: Batch, num_tokens: int | np.ndarray) -> Rows:
+        """The rows whose whole prompts were read into the cache; one number of tokens for all or for each."""
         position_B = jnp.asarray(np.max(np.where(prompts.segment_ids > 0, prompts.positions + 1, 0), axis=1))
         zero_B = jnp.zeros_like(position_B)
-        return Rows(cache, hidden_BD, position_B, zero_B, zero_B + num_tokens, zero_B > 0)
+        limit_B = zero_B + jnp.asarray(num_tokens, jnp.int32)
+        return Rows(cache, hidden_BD, position_B, zero_B, limit_B, zero_B >= limit_B)
 
-    def decode(self, rows: Rows, draws: Draws, steps: int, num_top: int = 0) -> tuple[Rows, Drawn]:
+    def decode(
+        self, rows: Rows, draws: Draws, steps: int, num_top: int = 0, fits_B: np.ndarray | None = None
+    ) -> tuple[Rows, Drawn]:
         """Up to `steps` tokens for each row that is not done, which it is after end-of-text or at its limit.
 
-        Uses up the given rows.
+        fits_B: rows that draw nothing that takes them over their limit. Uses up the given rows.
         """
-        return self._decode(self.loaded.params, self.loaded.buffers, rows, draws, steps, num_top)
+        fits_B = np.zeros(rows.done_B.size, bool) if fits_B is None else fits_B
+        return self._decode(self.loaded.params, self.loaded.buffers, rows, draws, steps, num_top, fits_B)
 
     @functools.partial(jax.jit, static_argnums=0, donate_argnums=4)
     def _read(self, params: Any, buffers: Any, part: Batch, cache: Cache):
@@ -126,14 +134,14 @@ class Decoder:
         return jnp.take_along_axis(hidden_BTD, last_B[:, None, None], axis=1)[:, 0], cache
 
     @functools.partial(jax.jit, static_argnums=(0, 5, 6), donate_argnums=3)
-    def _decode(self, params: Any, buffers: Any, rows: Rows, draws: Draws, steps: int, num_top: int):
+    def _decode(self, params: Any, buffers: Any, rows: Rows, draws: Draws, steps: int, num_top: int, fits_B: jax.Array):
         model = self.loaded.module(params, buffers)
 
         def step(carry):
             i, rows, drawn = carry
             logits_BV = model.token_logits(rows.hidden_BD)
-            is_text_V = jnp.arange(logits_BV.shape[1]) < self.vocabulary.text_size
-            logprobs_BV = jax.nn.log_softmax(jnp.where(is_text_V, logits_BV, -jnp.inf))
+            allowed_BV = self.symbols.allowed(rows.limit_B - rows.drawn_B, fits_B)
+            logprobs_BV = jax.nn.log_softmax(jnp.where(allowed_BV, logits_BV, -jnp.inf))
             id_B = draw(logprobs_BV, rows.drawn_B, draws)
             logprob_B = jnp.take_along_axis(logprobs_BV, id_B[:, None], axis=1)[:, 0]
             top_logprobs_Bk, top_ids_Bk = jax.lax.top_k(logprobs_BV, num_top)
@@ -147,7 +155,7 @@ class Decoder:
 
     def _next(self, model: Any, rows: Rows, id_B: jax.Array) -> Rows:
         """The rows after the drawn tokens; those that are done bring padding."""
-        drawn_B = rows.drawn_B + ~rows.done_B
+        drawn_B = rows.drawn_B + jnp.where(rows.done_B, 0, self.symbols.size_of(id_B))
         done_B = rows.done_B | (id_B == self.vocabulary.eos_id) | (drawn_B >= rows.limit_B)
         segment_B = jnp.where(done_B, PADDING_SEGMENT, rows.cache.past.segment_B)
         zero_B1 = jnp.zeros_like(id_B)[:, None]

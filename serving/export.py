@@ -25,6 +25,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from model.quantization import Quantization
 from serving.exported.check import check_functions
 from serving.exported.folder import functions_of, write_functions, write_rest
 from serving.exported.weights import Weights
@@ -36,7 +37,6 @@ from serving.interchange.gguf_file import TYPES, export_gguf
 from serving.interchange.kinema import Kinema
 from serving.interchange.source import Source
 from serving.interchange.write import entries_of, write_folder
-from serving.quantize import Quantization
 from train.checkpoint import Checkpoint
 
 MAX_SHARD_BYTES = 5_000_000_000
@@ -125,7 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--custom", action="store_true", help="--to hf with a module of its own, for what transformers has not"
     )
-    parser.add_argument("--quantize", choices=("int8", "int4"), help="the weights of matmuls; --to stablehlo")
+    parser.add_argument("--quantize", choices=("int8", "int4", "fp8"), help="the weights of matmuls; --to stablehlo")
     parser.add_argument("--block", type=int, default=0, help="inputs that share a scale; 0: a whole channel's")
     options = parser.parse_args(arguments)
     try:
@@ -134,7 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if options.custom and options.to != "hf":
             raise ValueError(f"--custom is given with --to {options.to}; allowed: --to hf")
         if options.block and not options.quantize:
-            raise ValueError(f"--block is {options.block} without --quantize; give --quantize int8 or int4")
+            raise ValueError(f"--block is {options.block} without --quantize; give --quantize int8, int4 or fp8")
         form = Quantization(options.quantize, options.block) if options.quantize else None
         size = int(options.max_shard_gb * 1e9)
         checkpoint = Checkpoint.open(options.checkpoint)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from configs.schema import parse
+from data.chat import PLAIN_TURN, turn_of
 from data.image_prompt import ImageForm
 from data.vocabulary import Vocabulary
 from model.cache import Cache, empty_cache
@@ -20,7 +21,10 @@ from train.checkpoint import Checkpoint
 
 @dataclasses.dataclass(frozen=True)
 class LoadedModel:
-    """`graph` with `params` and `buffers` is the module (see `model.model.join`); `phase` is its config section."""
+    """`graph` with `params` and `buffers` is the module (see `model.model.join`); `phase` is its config section.
+
+    turn: of the conversations that it was trained on, see `data.chat.ChatTemplate`.
+    """
 
     config: ModelConfig
     vocabulary: Vocabulary
@@ -28,6 +32,7 @@ class LoadedModel:
     graph: Any
     params: Any
     buffers: Any
+    turn: str = PLAIN_TURN
 
     @classmethod
     def of(cls, checkpoint: Checkpoint, *, untrained: bool = False) -> LoadedModel:
@@ -40,7 +45,8 @@ class LoadedModel:
         if not untrained:
             as_trained = lambda like, stored: jnp.asarray(stored, like.dtype)  # noqa: E731  (imports may be narrower)
             params, buffers = jax.tree.map(as_trained, (params, buffers), (checkpoint.weights, checkpoint.buffers))
-        return cls(config, vocabulary, phase, graph, params, buffers)
+        turn = turn_of(vocabulary, checkpoint.config.get("sources", {}))
+        return cls(config, vocabulary, phase, graph, params, buffers, turn)
 
     def layer_by_layer(self) -> LoadedModel:
         """The same model with its layers one by one, as caches need them."""

@@ -26,6 +26,7 @@ RULES: dict[str, str | None] = {
     "embodiment": None,
     "head_dim": None,
     "layers": None,
+    "lora": None,
     "patch": None,
     "patch_column": None,
     "patch_row": None,

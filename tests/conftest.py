@@ -27,6 +27,6 @@ def quick_compilation():
 def own_cache(tmp_path_factory):
     """Tokens are cached in a folder of the test's own, and the machine's speed is given rather than measured."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("train.build.CACHE", tmp_path_factory.mktemp("cache"))
+        patch.setattr("train.rows.CACHE", tmp_path_factory.mktemp("cache"))
         patch.setattr("train.metrics.peak_flops", lambda: (1e9, "given"))
         yield

@@ -7,6 +7,8 @@ The message names the field or file, what was found and the remedy. Tested elsew
 - lines and records that cannot be read, wrong columns: data/test_records.py, data/test_text.py
 - LeRobot datasets: missing and truncated files, zero-length episodes, broken PNG and video, other versions:
   data/test_lerobot_reader.py; episodes without frames, NaN and wrong widths when writing: data/test_lerobot_writer.py
+- RLDS records, archives and ranges files that cannot be used, conversions that lack something: data/test_rlds.py,
+  data/test_npz.py, data/test_idle.py, data/test_convert.py
 - a checkpoint of another config, a phase whose source is not finished, a work folder that cannot be written:
   train/test_phases.py; a full disk: train/test_checkpoint.py
 - non-finite and spiking steps: train/test_loop.py
@@ -219,7 +221,7 @@ def test_a_run_does_not_go_on_with_another_tokenizer(tmp_path):
 
 
 def test_nothing_is_evaluated_before_it_is_trained(tmp_path):
-    from eval.__main__ import judge
+    from eval.judge import judge
 
     config = EvaluateConfig(text=TextConfig(source="text", teacher="teach", student="learn"))
     message = rf"^--workdir {tmp_path} has no finished phase; run `python -m train` with the same config first$"

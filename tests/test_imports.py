@@ -16,7 +16,11 @@ MAY_IMPORT = {
     "model": {"pallas_kernels", "sharding"},
     "pallas_kernels": set(),
     "sharding": set(),
-    "train": {"data", "model", "sharding"},  # `eval` reaches training only as a hook that a config names
+    # `eval` reaches training only as a hook that a config names; rollouts draw with the code that serves.
+    "train": {
+        *("data", "model", "sharding"),
+        *("serving.decoder", "serving.model", "serving.prompts", "serving.sampling"),
+    },
     "eval": {"data", "model", "serving", "train.checkpoint"},
     "serving": {"data", "model", "train.checkpoint"},
 }

@@ -20,7 +20,9 @@ from train.loop import RETRY, Diverged, Preempted
 from train.phases import read_sections, run
 from train.sections import completed
 
-_PHASE = flags.DEFINE_string("phase", None, "The only phase to run; all of them, in order, if not given.")
+_PHASE = flags.DEFINE_string(
+    "phase", None, "The only phase to run; all of them, in order, if not given.", allow_override=True
+)
 
 
 def main(config: ConfigDict, workdir: Path) -> None:

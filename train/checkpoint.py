@@ -13,7 +13,7 @@ import functools
 import hashlib
 import io
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ from etils import epath
 from data.batch import Batch
 from train.optimizer import name_of
 from train.step import TrainState
+
+Merge = Callable[[Any], Any]
 
 
 class CheckpointError(RuntimeError):
@@ -86,6 +88,7 @@ class Checkpointer:
 
     def __init__(self, directory: Path, assets: Assets, *, keep: int = 2):
         self.directory, self._files = Path(directory).resolve(), assets.files()
+        self.merge: Merge | None = None  # of what is trained, where that is not the parameters themselves
         self._phase, self._last_good = assets.phase, None
         with self._explained("prepare"):
             options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
@@ -105,7 +108,7 @@ class Checkpointer:
             "tokenizer_sha256": hashlib.sha256(self._files["tokenizer.model"]).hexdigest(),
             "versions": {"jax": jax.__version__, "orbax": ocp.__version__, "numpy": np.__version__},
         }
-        items = {name: ocp.args.StandardSave(tree) for name, tree in _items(state).items()}
+        items = {name: ocp.args.StandardSave(tree) for name, tree in _items(state, self.merge).items()}
         files = FilesSave({**self._files, "meta.json": _json(meta)})
         with self._explained(f"write step {step}"):
             self._manager.wait_until_finished()
@@ -117,18 +120,23 @@ class Checkpointer:
         """The latest state and its meta data, with the shapes, dtypes and shardings of `like` (any topology)."""
         step = self._manager.latest_step()
         assert step is not None, "nothing to restore"
-        wanted = {name: ocp.args.StandardRestore(jax.tree.map(_abstract, tree)) for name, tree in _items(like).items()}
+        wanted = {name: ocp.args.StandardRestore(jax.tree.map(_abstract, tree)) for name, tree in self._wanted(like)}
         found = self._manager.restore(step, args=ocp.args.Composite(**wanted))
         training = found["training"]
         state = TrainState(
             step=training["step"],
-            params=found["params"],
+            params=found["params"] if "params" in wanted else training["adapters"],
             buffers=found["buffers"] if "buffers" in wanted else like.buffers,
             opt_state=training["opt_state"],
-            ema=found["ema"] if "ema" in wanted else None,
+            ema=found["ema"] if "ema" in wanted else training.get("average"),
             guard=training["guard"],
         )
         return state, Checkpoint.open(self.directory / str(step)).meta
+
+    def _wanted(self, like: TrainState) -> list[tuple[str, Any]]:
+        """What a state is restored from: merged parameters cannot be taken apart again."""
+        items = _items(like, self.merge)
+        return [(name, tree) for name, tree in items.items() if self.merge is None or name not in ("params", "ema")]
 
     def wait(self) -> None:
         """Returns when everything is on disk."""
@@ -251,10 +259,14 @@ def refuse_other_tokenizer(stored: Checkpoint, vocabulary: bytes) -> None:
         )
 
 
-def _items(state: TrainState) -> dict[str, Any]:
+def _items(state: TrainState, merge: Merge | None) -> dict[str, Any]:
     """The array items; Orbax stores no empty tree."""
     training = {"step": state.step, "opt_state": state.opt_state, "guard": state.guard}
-    items = {"params": state.params, "ema": state.ema, "buffers": state.buffers, "training": training}
+    params, ema = state.params, state.ema
+    if merge is not None:
+        training |= {"adapters": params} | ({} if ema is None else {"average": ema})
+        params, ema = merge(params), None if ema is None else merge(ema)
+    items = {"params": params, "ema": ema, "buffers": state.buffers, "training": training}
     return {name: tree for name, tree in items.items() if jax.tree.leaves(tree)}
 
 

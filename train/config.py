@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from data.config import PipelineConfig
+from model.quantization import Quantization
+from train.lora import LoraConfig
 from train.optimizer import OptimizerConfig
+from train.rollout.config import RolloutConfig
+
+Teaching = Literal["required", "optional", "none"]  # what an objective does with a teacher
+
+_ELSEWHERE = ("path:", "store:")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,9 +59,12 @@ class PhaseConfig:
     accumulate: int = 1  # microbatches of a batch
     init: str = "scratch"  # or "phase:<name>": the weights that phase ended with; "path:<folder>": of any checkpoint
     copy: tuple[tuple[str, str], ...] = ()  # (path in that phase or checkpoint, path here); () = equal paths
-    teacher: str | None = None  # a phase whose final model teaches
+    teacher: str | None = None  # a phase whose final model teaches; "path:<folder>" of any checkpoint; "store:<folder>"
+    lora: LoraConfig | None = None  # train adapters in place of the whole model
     ema: float = 0.0  # decay of averaged parameters; 0 = none
+    quantize: Quantization | None = None  # train through weights that are rounded so; export with the same --quantize
     eval_every: int = 0  # steps; 0 = after the last one only
+    rollout: RolloutConfig | None = None  # answers to learn from, for objectives that learn from their own
 
     def __post_init__(self):
         if not self.mixture or min(self.mixture.values()) <= 0:
@@ -71,6 +81,18 @@ class PhaseConfig:
             raise ValueError(f"init is {self.init!r}; it must be 'scratch' or 'phase:<name>' or 'path:<folder>'")
         if self.copy and self.init == "scratch":
             raise ValueError(f"copy is {self.copy!r} but init 'scratch' copies nothing; remove it or set init")
+        if self.lora is not None and self.init == "scratch":
+            raise ValueError("lora adapts a trained model but init is 'scratch'; set init to a phase or a path")
+        if self.lora is not None and self.optimizer.kind == "muon":
+            raise ValueError("optimizer.kind is 'muon', which is not for the thin matrices of lora; set it to 'adamw'")
+        if self.lora is not None and self.quantize is not None:
+            raise ValueError("quantize rounds whole weights, which lora does not train; remove one of them")
+        if self.rollout is not None and self.quantize is not None:
+            raise ValueError(
+                "quantize rounds weights in the loss, which rollouts do not sample from; remove one of them"
+            )
+        if self.teacher is not None and self.teacher in ("", *_ELSEWHERE):
+            raise ValueError(f"teacher is {self.teacher!r}; it must be a phase, 'path:<folder>' or 'store:<folder>'")
 
     @property
     def init_phase(self) -> str | None:
@@ -81,6 +103,22 @@ class PhaseConfig:
         """A checkpoint of another run, or an imported one."""
         return self.init.removeprefix("path:") if self.init.startswith("path:") else None
 
+    @property
+    def teacher_phase(self) -> str | None:
+        return None if self.teacher is None or self.teacher.startswith(_ELSEWHERE) else self.teacher
+
+    @property
+    def teacher_path(self) -> str | None:
+        """A checkpoint of another run, or an imported one."""
+        teacher = self.teacher or ""
+        return teacher.removeprefix("path:") if teacher.startswith("path:") else None
+
+    @property
+    def teacher_store(self) -> str | None:
+        """A folder that `python -m train.distill_store` wrote: no model teaches, what it said was kept."""
+        teacher = self.teacher or ""
+        return teacher.removeprefix("store:") if teacher.startswith("store:") else None
+
 
 def check_phases(
     train: TrainConfig,
@@ -88,11 +126,12 @@ def check_phases(
     *,
     models: Collection[str],
     sources: Collection[str],
-    objectives: Mapping[str, bool],
+    objectives: Mapping[str, Teaching],
+    stores: Collection[str] = (),
 ) -> None:
     """Raises ValueError for a name that does not exist or comes too late, and for a teacher too many or too few.
 
-    objectives: name -> whether it takes a teacher.
+    stores: the objectives that can learn from a store in place of a teacher.
     """
 
     def known(where: str, name: str, names: Collection[str], what: str) -> None:
@@ -108,13 +147,18 @@ def check_phases(
             known(f"{where}.mixture", source, sources, "sources")
         if phase.init_phase is not None:
             known(f"{where}.init", phase.init_phase, earlier, "phases before it in config.train.phases")
-        if phase.teacher is not None:
-            known(f"{where}.teacher", phase.teacher, earlier, "phases before it in config.train.phases")
-        if objectives[phase.objective] and phase.teacher is None:
+        if phase.teacher_phase is not None:
+            known(f"{where}.teacher", phase.teacher_phase, earlier, "phases before it in config.train.phases")
+        if objectives[phase.objective] == "required" and phase.teacher is None:
             raise ValueError(f"{where}.teacher is None but objective {phase.objective!r} needs one; name a phase")
-        if not objectives[phase.objective] and phase.teacher is not None:
+        if objectives[phase.objective] == "none" and phase.teacher is not None:
             raise ValueError(
                 f"{where}.teacher is {phase.teacher!r} but objective {phase.objective!r} takes none; remove it"
+            )
+        if phase.teacher_store is not None and phase.objective not in stores:
+            raise ValueError(
+                f"{where}.teacher is {phase.teacher!r} but objective {phase.objective!r} needs a model; name a "
+                f"phase or 'path:<folder>', or use an objective that reads stores: {', '.join(stores)}"
             )
     unused = sorted(set(phases) - set(train.phases))
     if unused:

@@ -24,11 +24,20 @@ RETRY = os.EX_TEMPFAIL  # 75: the process was asked to stop, has saved its state
 
 
 class RowPipeline(Protocol):
-    """Endless batches whose whole state is the next global row."""
+    """Endless batches, or what `Collect` makes them of, whose whole state is the next global row."""
 
     batch_size: int
 
-    def iterator(self, start_row: int, host: int, num_hosts: int) -> Iterator[Batch]: ...
+    def iterator(self, start_row: int, host: int, num_hosts: int) -> Iterator[Any]: ...
+
+
+class Collect(Protocol):
+    """Draws what is learnt from out of the state of a step. It does so for `updates` steps at once, between which no
+    run can be taken up again."""
+
+    updates: int
+
+    def __call__(self, state: TrainState, given: Any, /) -> Batch: ...
 
 
 class Preempted(Exception):
@@ -147,10 +156,12 @@ def train(
     evaluate: Callable[[TrainState], dict[str, float]] | None,
     eval_every: int,
     preemption: Preemption,
+    collect: Collect | None = None,
 ) -> TrainState:
     """Runs steps start .. steps-1 and returns when the last checkpoint is on disk.
 
     place: puts this host's rows of a batch on its devices. flops: model and hardware FLOPs of this host's batch.
+    collect: makes the batch of a step out of what the pipeline gives.
     Raises Preempted after a checkpoint if SIGTERM came, Diverged, CheckpointError, and whatever the data raises.
     """
 
@@ -163,6 +174,8 @@ def train(
         for step in range(start + 1, steps + 1):
             with meter.waiting():
                 batch = next(batches)
+            if collect is not None:
+                batch = collect(state, batch)
             work = flops(batch)
             state, metrics = step_fn(state, place(batch))
             rows, next_row = (next_row, next_row + pipeline.batch_size), next_row + pipeline.batch_size
@@ -173,7 +186,8 @@ def train(
                     recorder.evaluated(step, evaluate(state))
             if step == steps or step % settings.checkpoint_every == 0:
                 save(step)
-            if step < steps and preemption.reached(step):
+            whole = collect is None or step % collect.updates == 0
+            if step < steps and whole and preemption.reached(step):
                 save(step)
                 checkpointer.wait()
                 raise Preempted(f"asked to stop after step {step} of {steps}; its checkpoint is written")

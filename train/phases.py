@@ -20,10 +20,12 @@ from ml_collections import ConfigDict
 from configs.schema import parse, to_plain
 from data.batch import Batch
 from data.vocabulary import only_adds_codes
+from train.adapted import adapted
 from train.checkpoint import Assets, Checkpoint, Checkpointer, refuse_other_config, refuse_other_tokenizer
-from train.config import PhaseConfig, TrainConfig, check_phases
+from train.config import PhaseConfig, Teaching, TrainConfig, check_phases
 from train.initialise import copy_parameters
-from train.loop import Preemption, Recorder, RowPipeline, train
+from train.loop import Collect, Preemption, Recorder, RowPipeline, train
+from train.lora import Lora
 from train.metrics import Meter, MetricWriter, peak_memory_bytes
 from train.objectives import OBJECTIVES
 from train.optimizer import Axes, build_optimizer
@@ -43,6 +45,9 @@ class Phase:
     place: puts this host's rows of a batch on its devices.
     flops: model and hardware FLOPs of a train step on this host's rows of a batch.
     evaluate: figures of a state on held-out data, or None.
+    collect: makes the batch of a step from the state and what the pipeline gives; None where that is the batch.
+    lora: the adapters that are trained in place of the parameters, which loss_fn takes joined with them.
+    merge: makes of what is trained the parameters that others read (see `train.adapted`).
     """
 
     init: Callable[[], tuple[Any, Any]]
@@ -54,6 +59,19 @@ class Phase:
     flops: Callable[[Batch], tuple[float, float]]
     evaluate: Callable[[TrainState], dict[str, float]] | None = None
     constants: tuple[Any, ...] = ()
+    collect: Collect | None = None
+    lora: Lora | None = None
+    merge: Callable[[Any], Any] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Feed:
+    """What a phase learns from and is measured on; fields as in `Phase`. example_batch: travels in checkpoints."""
+
+    pipeline: RowPipeline
+    example_batch: Batch
+    evaluate: Callable[[TrainState], dict[str, float]] | None
+    collect: Collect | None = None
 
 
 Build = Callable[[ConfigDict, str, Checkpoint | None], Phase]  # of (config, phase name, its teacher)
@@ -64,9 +82,28 @@ def read_sections(config: ConfigDict) -> tuple[TrainConfig, dict[str, PhaseConfi
     sections: dict[str, Any] = config.to_dict()
     phases = {n: parse(PhaseConfig, section, f"config.phases.{n}") for n, section in sections["phases"].items()}
     settings = parse(TrainConfig, sections["train"], "config.train")
-    takes_teacher = {n: "teacher" in inspect.signature(module.loss).parameters for n, module in OBJECTIVES.items()}
-    check_phases(settings, phases, models=sections["models"], sources=sections["sources"], objectives=takes_teacher)
+    check_phases(
+        settings,
+        phases,
+        models=sections["models"],
+        sources=sections["sources"],
+        objectives={name: _teaching(module.loss) for name, module in OBJECTIVES.items()},
+        stores=[name for name, module in OBJECTIVES.items() if reads_stores(module.loss)],
+    )
     return settings, phases
+
+
+def reads_stores(loss: Callable[..., Any]) -> bool:
+    """Whether an objective can learn from stored entries of a teacher: told by its parameter `stored`."""
+    return "stored" in inspect.signature(loss).parameters
+
+
+def _teaching(loss: Callable[..., Any]) -> Teaching:
+    """Told by the objective's parameter `teacher`: one with a default may be left out."""
+    teacher = inspect.signature(loss).parameters.get("teacher")
+    if teacher is None:
+        return "none"
+    return "required" if teacher.default is inspect.Parameter.empty else "optional"
 
 
 def run(config: ConfigDict, workdir: Path, build: Build, only: str | None = None) -> dict[str, Any]:
@@ -83,7 +120,7 @@ def run(config: ConfigDict, workdir: Path, build: Build, only: str | None = None
     chosen = [name for name in settings.phases if only in (None, name)]
     runs = {name: _PhaseRun(config, name, settings, phases, Path(workdir).resolve()) for name in chosen}
     for run_ in runs.values():
-        run_.refuse_missing_init()
+        run_.refuse_missing_checkpoints()
     return {name: run_.finished() or run_.execute(build) for name, run_ in runs.items()}
 
 
@@ -120,7 +157,7 @@ class _PhaseRun:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ValueError(f"--workdir {self.workdir} cannot be written: {error}; choose another") from error
-        built = build(self.config, self.name, self._result_of(self.phase.teacher))
+        built = build(self.config, self.name, self._teacher())
         checkpointer = Checkpointer(self.folder / "checkpoints", built.assets, keep=self.settings.keep)
         try:
             with Preemption() as preemption:
@@ -129,7 +166,7 @@ class _PhaseRun:
             checkpointer.close()
 
     def _train(self, built: Phase, checkpointer: Checkpointer, preemption: Preemption) -> dict[str, Any]:
-        state, step_fn, meta = self._state(built, checkpointer)
+        built, state, step_fn, meta = self._state(built, checkpointer)
         start, snapshot = meta["step"], meta["progress"]
         meter = Meter(snapshot.get("totals", {}))
         writer, progress = MetricWriter(self.folder, start), PhaseProgress(self.name, start, self.steps)
@@ -154,15 +191,23 @@ class _PhaseRun:
                 evaluate=built.evaluate,
                 eval_every=self.phase.eval_every,
                 preemption=preemption,
+                collect=built.collect,
             )
         finally:
             writer.close()
             progress.close()
-        return self._close(state, recorder, meter)
+        return self._close(built, state, recorder, meter)
 
-    def _state(self, built: Phase, checkpointer: Checkpointer) -> tuple[TrainState, Any, dict[str, Any]]:
-        """The state to go on from, the step function, and the meta data of the checkpoint (zeros at the beginning)."""
+    def _state(self, built: Phase, checkpointer: Checkpointer) -> tuple[Phase, TrainState, Any, dict[str, Any]]:
+        """The phase as one of what it trains, the state to go on from, the step function, and the meta data of the
+        checkpoint (zeros at the beginning)."""
         params, buffers = built.init()
+        begins = checkpointer.latest_step() is None
+        if begins:
+            params, buffers = self._take_over(built, params, buffers)
+        if built.lora is not None:
+            built, params = adapted(built, params, self.folder, resumed=not begins)
+            checkpointer.merge = built.merge
         optimizer = build_optimizer(self.phase.optimizer, self.steps, params, built.axes)
         step_fn = make_step(
             built.loss_fn,
@@ -173,10 +218,9 @@ class _PhaseRun:
             spike_factor=self.settings.spike_factor,
             constants=built.constants,
         )
-        if checkpointer.latest_step() is None:
-            params, buffers = self._take_over(built, params, buffers)
+        if begins:
             state = TrainState.create(params, buffers, optimizer, ema=self.phase.ema > 0)
-            return state, step_fn, {"step": 0, "next_row": 0, "progress": {}}
+            return built, state, step_fn, {"step": 0, "next_row": 0, "progress": {}}
         stored = Checkpoint.open(self.folder)
         self._refuse_other_config(stored)
         refuse_other_tokenizer(stored, built.assets.vocabulary)
@@ -184,7 +228,7 @@ class _PhaseRun:
             raise ValueError(f"{stored.path} is past the {self.steps} steps asked for; raise steps or change --workdir")
         like = TrainState.create(params, buffers, optimizer, ema=self.phase.ema > 0)
         state, meta = checkpointer.restore(like)
-        return state, step_fn, meta
+        return built, state, step_fn, meta
 
     def _take_over(self, built: Phase, params: Any, buffers: Any) -> tuple[Any, Any]:
         """Parameters and buffers of what `init` names, where they fit; `init.json` lists what was done.
@@ -207,19 +251,30 @@ class _PhaseRun:
             print(f"{self.name} starts from {origin}: {report.summary()}")
         return params, buffers
 
-    def refuse_missing_init(self) -> None:
+    def refuse_missing_checkpoints(self) -> None:
         """So that a run stops now rather than after the phases before this one."""
         if self.phase.init_path is not None and not (self.folder / "checkpoints").is_dir():
             self._init_checkpoint()
+        if self.phase.teacher_path is not None and not (self.folder / "done.json").is_file():
+            self._teacher()
 
     def _init_checkpoint(self) -> Checkpoint | None:
         """Raises ValueError, naming the field, where there is none."""
         if self.phase.init_path is None:
             return self._result_of(self.phase.init_phase)
+        return self._opened("init", self.phase.init_path)
+
+    def _teacher(self) -> Checkpoint | None:
+        """None also where a store teaches. Raises ValueError, naming the field, for a checkpoint that is not there."""
+        if self.phase.teacher_path is None:
+            return self._result_of(self.phase.teacher_phase)
+        return self._opened("teacher", self.phase.teacher_path)
+
+    def _opened(self, field: str, path: str) -> Checkpoint:
         try:
-            return Checkpoint.open(self.phase.init_path)
+            return Checkpoint.open(path)
         except ValueError as error:
-            raise ValueError(f"config.phases.{self.name}.init: {error}") from error
+            raise ValueError(f"config.phases.{self.name}.{field}: {error}") from error
 
     def _result_of(self, name: str | None) -> Checkpoint | None:
         """The final checkpoint of another phase. Raises ValueError if that phase is not finished."""
@@ -248,7 +303,8 @@ class _PhaseRun:
         may_differ = ["train", "mesh", "evaluate", f"{ours}.steps", f"{ours}.eval_every", *others]
         refuse_other_config(stored, config, may_differ)
 
-    def _close(self, state: TrainState, recorder: Recorder, meter: Meter) -> dict[str, Any]:
+    def _close(self, built: Phase, state: TrainState, recorder: Recorder, meter: Meter) -> dict[str, Any]:
+        whole = state.params if built.merge is None else jax.eval_shape(built.merge, state.params)
         figures = {
             "steps": self.steps,
             "seconds": meter.totals["wall_seconds"],
@@ -257,7 +313,8 @@ class _PhaseRun:
             "peak_flops_per_second": meter.peak,
             "peak_flops_source": meter.peak_source,
             "peak_memory_bytes": peak_memory_bytes(),
-            "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
+            "parameters": sum(leaf.size for leaf in jax.tree.leaves(whole)),
+            "trained_parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
             "losses": {name: value for name, value in recorder.last.items() if name.startswith("loss")},
             "skipped": recorder.last.get("skipped", 0),
             "evaluation": recorder.evaluation,

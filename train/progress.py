@@ -10,7 +10,14 @@ import jax
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-SHOWN = {"loss": "loss {:.4f}", "tokens_per_second": "{:,.0f} tok/s", "mfu": "MFU {:.1%}", "data_wait": "wait {:.0%}"}
+SHOWN = {
+    "loss": "loss {:.4f}",
+    "reward": "reward {:.3f}",
+    "kl": "KL {:.3f}",
+    "tokens_per_second": "{:,.0f} tok/s",
+    "mfu": "MFU {:.1%}",
+    "data_wait": "wait {:.0%}",
+}
 
 
 class PhaseProgress:

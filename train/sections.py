@@ -8,14 +8,14 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from configs.schema import complete, parse
-from data.config import TextConfig, VocabularyConfig
-from data.robots import EmbodimentConfig, EpisodesConfig, PointingConfig
+from data.config import VocabularyConfig
+from data.conversations import ConversationsConfig, PreferencesConfig
+from data.robots import EmbodimentConfig, EpisodesConfig
+from data.sources import SourceConfig
 from model.config import ModelConfig
 from sharding.mesh import MeshConfig
 from train.config import PhaseConfig, TrainConfig
 from train.objectives import OBJECTIVES
-
-SourceConfig = TextConfig | EpisodesConfig | PointingConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,6 +33,9 @@ class Sections:
         indices = [e.index for e in self.embodiments.values()]
         if sorted(indices) != list(range(len(indices))):
             raise ValueError(f"embodiments have the indices {indices}; give each its own, counted from 0")
+        turns = {n: s.turn for n, s in self.sources.items() if isinstance(s, ConversationsConfig | PreferencesConfig)}
+        if len(set(turns.values())) > 1:
+            raise ValueError(f"sources have the turns {turns}; a model has one way to write turns, make them equal")
         for name, source in self.sources.items():
             if isinstance(source, EpisodesConfig) and source.embodiment not in self.embodiments:
                 raise ValueError(

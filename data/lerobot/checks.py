@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from data.lerobot.clips import count_frames, video_shape
 from data.lerobot.png import encode_png, png_shape
 
 
 def check_episode(
-    frames: Mapping[str, Sequence | np.ndarray], task: str, features: Mapping[str, Mapping[str, Any]], episode: int
+    frames: Mapping[str, Sequence | np.ndarray], features: Mapping[str, Mapping[str, Any]], episode: int
 ) -> dict[str, Any]:
     """The columns of one episode, ready to store: PNG bytes, strings, and numbers [N,width] of the declared dtype."""
     where = f"episode {episode}"
-    if not isinstance(task, str) or not task.strip():
-        raise ValueError(f"{where}: task is {task!r}; give the instruction as a non-empty string")
     if set(frames) != set(features):
         missing, extra = sorted(set(features) - set(frames)), sorted(set(frames) - set(features))
         raise ValueError(f"{where}: features missing {missing}, unknown {extra}; give exactly {sorted(features)}")
@@ -30,6 +30,32 @@ def check_episode(
         check = {"image": _images, "string": _strings}.get(features[name]["dtype"], _numbers)
         columns[name] = check(values, features[name], f"{where}, feature {name!r}")
     return columns
+
+
+def check_tasks(task: str | Sequence[str], length: int, episode: int) -> list[str]:
+    """One instruction a frame, from one for the whole episode or one for each frame."""
+    tasks = [task] * length if isinstance(task, str) else list(task)
+    if len(tasks) != length:
+        raise ValueError(f"episode {episode}: {len(tasks)} tasks for {length} frames; give one, or one for each frame")
+    for said in dict.fromkeys(tasks):
+        if not isinstance(said, str) or not said.strip():
+            raise ValueError(f"episode {episode}: task is {said!r}; give the instruction as a non-empty string")
+    return tasks
+
+
+def check_videos(
+    videos: Mapping[str, pathlib.Path], features: Mapping[str, Mapping[str, Any]], length: int, episode: int
+) -> None:
+    """Refuses files that are not one video for each video feature, with as many frames of its size as the episode."""
+    if set(videos) != set(features):
+        raise ValueError(f"episode {episode}: videos of {sorted(videos)}; give one for each of {sorted(features)}")
+    for name, path in videos.items():
+        found = count_frames(path)
+        if found != length:
+            raise ValueError(f"episode {episode}, feature {name!r}: {path} has {found} frames, the episode {length}")
+        shape, wanted = video_shape(path), tuple(features[name]["shape"])
+        if shape != wanted:
+            raise ValueError(f"episode {episode}, feature {name!r}: {path} has frames {shape}, declared {wanted}")
 
 
 def _images(values: Sequence, feature: Mapping[str, Any], where: str) -> list[bytes]:

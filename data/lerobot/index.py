@@ -1,4 +1,4 @@
-"""Reads a dataset's metadata, v3.0 or v2.1, into one table of where every episode's frames lie."""
+"""Reads a dataset's metadata, v3.0 or v2, into one table of where every episode's frames lie."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data.lerobot import layout
+from data.robot_dataset import Report, refuse
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,9 +37,9 @@ def read_info(root: pathlib.Path) -> dict[str, Any]:
         raise ValueError(f"{path} is missing: {root} is no complete LeRobot dataset; check the path or write it again")
     info = _json(path, path.read_text(encoding="utf-8"))
     version = info.get("codebase_version")
-    if version not in (layout.VERSION, "v2.1"):
+    if version not in (layout.VERSION, "v2.1", "v2.0"):  # v2.0 differs from v2.1 in its statistics alone
         raise ValueError(
-            f"{path}: codebase_version is {version!r}; v3.0 and v2.1 can be read, convert others with LeRobot"
+            f"{path}: codebase_version is {version!r}; v3.0, v2.1 and v2.0 can be read, convert others with LeRobot"
         )
     missing = {"fps", "features", "data_path", "total_episodes", "total_frames"} - set(info)
     if missing or not info["fps"] > 0:
@@ -46,21 +47,22 @@ def read_info(root: pathlib.Path) -> dict[str, Any]:
     return info
 
 
-def read_episodes(root: pathlib.Path, info: Mapping[str, Any]) -> list[Episode]:
-    """Every episode in stored order. Raises ValueError naming the metadata file and what is wrong with it."""
-    episodes = _episodes_v30(root, info) if info["codebase_version"] == layout.VERSION else _episodes_v21(root, info)
+def read_episodes(root: pathlib.Path, info: Mapping[str, Any], report: Report = refuse) -> list[Episode]:
+    """Every episode in stored order; those without frames are reported and left out.
+
+    Raises ValueError naming the metadata file and what is wrong with it.
+    """
+    episodes = _episodes_v30(root, info) if info["codebase_version"] == layout.VERSION else _episodes_v2(root, info)
     frames = sum(episode.length for episode in episodes)
     for episode in episodes:
         if episode.length < 1:
-            raise ValueError(
-                f"{root}: episode {episode.number} has length {episode.length}; remove it from the metadata"
-            )
+            report(f"{root}: episode {episode.number} has length {episode.length}; remove it from the metadata")
     if (len(episodes), frames) != (info["total_episodes"], info["total_frames"]):
-        raise ValueError(
+        report(
             f"{root}: the episode list has {len(episodes)} episodes and {frames} frames, info.json says "
             f"{info['total_episodes']} and {info['total_frames']}; the copy is incomplete or info.json is stale"
         )
-    return episodes
+    return [episode for episode in episodes if episode.length > 0]
 
 
 def read_tasks(root: pathlib.Path, info: Mapping[str, Any]) -> dict[int, str]:
@@ -111,17 +113,26 @@ def _episodes_v30(root: pathlib.Path, info: Mapping[str, Any]) -> list[Episode]:
     return episodes
 
 
-def _episodes_v21(root: pathlib.Path, info: Mapping[str, Any]) -> list[Episode]:
+def _episodes_v2(root: pathlib.Path, info: Mapping[str, Any]) -> list[Episode]:
     cameras = [name for name, feature in info["features"].items() if feature["dtype"] == "video"]
     episodes = []
     for row in _json_lines(root / "meta/episodes.jsonl", ("episode_index", "tasks", "length")):
         number = row["episode_index"]
         at = {"episode_chunk": number // info.get("chunks_size", layout.CHUNKS_SIZE), "episode_index": number}
-        videos = {c: Video(root / info["video_path"].format(video_key=c, **at), 0.0) for c in cameras}
-        episodes.append(
-            Episode(number, row["length"], tuple(row["tasks"]), root / info["data_path"].format(**at), videos)
-        )
+        videos = {c: Video(_found(root, info["video_path"].format(video_key=c, **at)), 0.0) for c in cameras}
+        path = _found(root, info["data_path"].format(**at))
+        episodes.append(Episode(number, row["length"], tuple(row["tasks"]), path, videos))
     return episodes
+
+
+def _found(root: pathlib.Path, name: str) -> pathlib.Path:
+    """The file, where it lies in another chunk folder than info.json has it too, as in some datasets of GR00T."""
+    path = root / name
+    kind, _, *rest = pathlib.PurePath(name).parts
+    if path.exists() or not rest:
+        return path
+    others = sorted((root / kind).glob("/".join(["*", *rest])))
+    return others[0] if len(others) == 1 else path
 
 
 def _json_lines(path: pathlib.Path, keys: tuple[str, ...]) -> list[dict[str, Any]]:

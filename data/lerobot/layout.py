@@ -7,6 +7,8 @@ file and one video an episode, metadata in JSON lines).
 from __future__ import annotations
 
 import json
+import math
+import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,6 +22,10 @@ TASKS_PATH = "meta/tasks.parquet"
 EPISODES_PATH = "meta/episodes/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 CHUNKS_SIZE = 1000  # files in a chunk folder
+VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
+VERSION_2 = "v2.1"
+DATA_PATH_2 = "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet"
+VIDEO_PATH_2 = "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4"
 DATA_FILE_MB = 100
 VIDEO_FILE_MB = 200
 
@@ -48,6 +54,19 @@ def is_number(feature: Mapping[str, Any]) -> bool:
     return feature["dtype"] in _NUMBERS
 
 
+def normalised_features(features: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Features as this package reads them: pictures [height, width, 3], numbers [n] whatever shape they were given."""
+    found = {}
+    for name, feature in features.items():
+        shape = list(feature["shape"])
+        if is_visual(feature) and len(shape) == 3 and shape[0] == 3 and shape[2] != 3:  # channels first, in some sets
+            feature = {**feature, "shape": [*shape[1:], 3], "names": ["height", "width", "channels"]}
+        elif is_number(feature) and len(shape) != 1:
+            feature = {**feature, "shape": [math.prod(shape)], "names": None}
+        found[name] = dict(feature)
+    return found
+
+
 def check_features(features: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """The features a caller wants written, as plain JSON, or ValueError naming the one that cannot be."""
     if not features:
@@ -60,16 +79,19 @@ def check_features(features: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[
         shape, dtype = [int(n) for n in feature["shape"]], feature["dtype"]
         if name in INDEX_FEATURES or "/" in name:
             raise ValueError(f"feature {name!r}: the name is reserved or holds a '/'; choose another")
-        fits = {"image": len(shape) == 3 and shape[2] == 3, "string": shape == [1]}.get(dtype, len(shape) == 1)
-        if dtype not in ("image", "string", *_NUMBERS):
-            allowed = ["image", "string", *_NUMBERS]
+        picture = len(shape) == 3 and shape[2] == 3
+        fits = {"image": picture, "video": picture, "string": shape == [1]}.get(dtype, len(shape) == 1)
+        if dtype not in ("image", "video", "string", *_NUMBERS):
+            allowed = ["image", "video", "string", *_NUMBERS]
             raise ValueError(f"feature {name!r}: dtype {dtype!r} cannot be written; allowed are {allowed}")
         if not fits or min(shape) < 1:
             raise ValueError(
-                f"feature {name!r}: shape {shape} does not suit dtype {dtype!r}; images are [height, width, 3], "
-                "strings [1], numbers [n] (flatten higher ranks)"
+                f"feature {name!r}: shape {shape} does not suit dtype {dtype!r}; images are [height, width, 3], as are "
+                "videos, strings [1], numbers [n] (flatten higher ranks)"
             )
         checked[name] = {**feature, "dtype": dtype, "shape": shape, "names": feature.get("names")}
+    if all(feature["dtype"] == "video" for feature in checked.values()):
+        raise ValueError(f"features: {sorted(checked)} are videos alone; describe what the robot feels or does too")
     return checked
 
 
@@ -112,10 +134,16 @@ def arrow_to_numbers(column: pa.ChunkedArray, width: int) -> np.ndarray:
     array = column.combine_chunks()
     if isinstance(array, pa.ChunkedArray):
         array = array.chunk(0) if array.num_chunks else pa.array([], column.type)
-    flat = array.flatten() if pa.types.is_nested(array.type) else array
+    flat = array
+    while pa.types.is_nested(flat.type):
+        flat = flat.flatten()
     if flat.null_count or len(flat) != len(array) * width:
         raise ValueError(f"{len(array)} rows hold {len(flat)} numbers, not {width} each")
     return flat.to_numpy(zero_copy_only=False).reshape(len(array), width)
+
+
+def write_json(path: pathlib.Path, content: dict) -> None:
+    path.write_text(json.dumps(content, indent=4, ensure_ascii=False), encoding="utf-8")
 
 
 def tasks_table(tasks: list[str]) -> pa.Table:

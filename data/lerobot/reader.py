@@ -1,4 +1,4 @@
-"""Reads LeRobotDataset v3.0 and v2.1: numbers from memory, images and video frames decoded when asked for."""
+"""Reads LeRobotDataset v3.0 and v2: numbers from memory, images and video frames decoded when asked for."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from data.lerobot.images import ParquetImages
 from data.lerobot.index import Episode, read_episodes, read_info, read_table, read_tasks
 from data.lerobot.png import decode_png
 from data.lerobot.video import VideoFrames
+from data.robot_dataset import Report, refuse
 
 
 class LeRobotDataset:
@@ -23,16 +24,24 @@ class LeRobotDataset:
     Episodes are counted 0..num_episodes-1 in stored order, whatever numbers they carry. Numeric and string columns are
     read whole on first use and kept; images are read a parquet row group at a time, of which `cache_mb` are kept, and
     decoded on every access. Safe to use from threads; a pickled copy opens the files anew.
+    report: told of each problem of the files, which are then left out with their episodes; without it they are refused.
     Raises ValueError for a dataset that cannot be read (missing or truncated files, another version, metadata that
     does not match the files) and CorruptRecord for a single frame, naming file, record and remedy.
     """
 
-    def __init__(self, root: str | pathlib.Path, cache_mb: float = 512):
+    def __init__(self, root: str | pathlib.Path, cache_mb: float = 512, report: Report | None = None):
         self.root, self.cache_mb = pathlib.Path(root), cache_mb
         self.info = read_info(self.root)
-        self.fps: float = self.info["fps"]
-        self.features: dict[str, dict[str, Any]] = self.info["features"]
-        self.episodes: list[Episode] = read_episodes(self.root, self.info)
+        self.fps: float | None = self.info["fps"]
+        self.robot_type = str(self.info.get("robot_type"))
+        self.features = layout.normalised_features(self.info["features"])
+        self._images = ParquetImages(cache_mb)
+        self.episodes: list[Episode] = read_episodes(self.root, self.info, report or refuse)
+        if report is not None:
+            self.episodes = self._with_videos(self.episodes, report)
+        self.episodes = self._whole(self.episodes, report or refuse)
+        if not self.episodes:
+            raise ValueError(f"{self.root}: no episode can be read; copy the dataset again")
         self.tasks = read_tasks(self.root, self.info)
         self.episode_lengths = np.array([episode.length for episode in self.episodes])
         self.num_episodes = len(self.episodes)
@@ -40,30 +49,57 @@ class LeRobotDataset:
         self.starts = np.concatenate([[0], np.cumsum(self.episode_lengths)])  # first row of each episode
         self._columns: dict[str, np.ndarray] = {}
         self._lock = threading.Lock()
-        self._images = ParquetImages(cache_mb)
-        self._videos = VideoFrames(self.fps)
+        self._videos = VideoFrames(self.info["fps"])
         self._first_row: dict[pathlib.Path, int] = {}  # of every data file
         for episode, start in zip(self.episodes, self.starts, strict=False):
             self._first_row.setdefault(episode.path, int(start))
-        self._check_files()
+        if report is None:
+            self._refuse_disorder()
 
     def __reduce__(self):
         return LeRobotDataset, (self.root, self.cache_mb)
 
-    def _check_files(self) -> None:
-        """Refuses files that do not hold the columns, or the frames, that the metadata promises."""
+    def _whole(self, episodes: list[Episode], report: Report) -> list[Episode]:
+        """The episodes of files that hold the columns, and the frames, that the metadata promise."""
         declared = {name for name, feature in self.features.items() if feature["dtype"] != "video"}
-        promised = dict.fromkeys(self._first_row, 0)
-        for episode in self.episodes:
-            promised[episode.path] += episode.length
+        promised: dict[pathlib.Path, int] = {}
+        for episode in episodes:
+            promised[episode.path] = promised.get(episode.path, 0) + episode.length
+        broken = set()
         for path, rows in promised.items():
+            problem = self._problem(path, rows, declared)
+            if problem:
+                broken.add(path)
+                report(problem)
+        return [episode for episode in episodes if episode.path not in broken]
+
+    def _problem(self, path: pathlib.Path, rows: int, declared: set[str]) -> str | None:
+        try:
             found, names = self._images.describe(path)
-            if declared - set(names):
-                raise ValueError(
-                    f"{path}: columns {sorted(declared - set(names))} of info.json are missing, it has {names}"
-                )
-            if found != rows:
-                raise ValueError(f"{path} holds {found} frames, the metadata promises {rows}; copy the file again")
+        except ValueError as error:
+            return str(error)
+        if declared - set(names):
+            return f"{path}: columns {sorted(declared - set(names))} of info.json are missing, it has {names}"
+        if found != rows:
+            return f"{path} holds {found} frames, the metadata promises {rows}; copy the file again"
+        return None
+
+    def _with_videos(self, episodes: list[Episode], report: Report) -> list[Episode]:
+        """Without the cameras that have no file at all, and the data files whose episodes lack one of a camera."""
+        there = {video.path for episode in episodes for video in episode.videos.values() if video.path.is_file()}
+        for camera in [name for name, feature in self.features.items() if feature["dtype"] == "video"]:
+            lacking = [episode for episode in episodes if episode.videos[camera].path not in there]
+            if episodes and len(lacking) == len(episodes):
+                report(f"{self.root}: no video of {camera!r} is there; copy them, or remove it from info.json")
+                self.features = {name: feature for name, feature in self.features.items() if name != camera}
+                continue
+            for path in dict.fromkeys(episode.videos[camera].path for episode in lacking):
+                report(f"{path}: the video file is missing; copy it again")
+            spoiled = {episode.path for episode in lacking}
+            episodes = [episode for episode in episodes if episode.path not in spoiled]
+        return episodes
+
+    def _refuse_disorder(self) -> None:
         numbers = np.repeat([episode.number for episode in self.episodes], self.episode_lengths)
         wrong = np.flatnonzero(self.column("episode_index")[:, 0] != numbers)
         if len(wrong):
@@ -71,7 +107,8 @@ class LeRobotDataset:
             raise ValueError(f"{path}: frames are not in the order of the metadata; write the dataset again")
 
     def column(self, name: str) -> np.ndarray:
-        """All frames of a numeric feature as [num_frames, width], or of a string feature as object[num_frames]."""
+        """All frames of a numeric feature as [num_frames, width], of higher ranks flat, or of a string feature as
+        object[num_frames]."""
         if name in self._columns:
             return self._columns[name]
         feature = self._feature(name)
@@ -87,8 +124,6 @@ class LeRobotDataset:
         column = read_table(path, [name])[name]
         if not layout.is_number(feature):
             return np.array(column.to_pylist(), dtype=object)
-        if len(feature["shape"]) != 1:
-            raise ValueError(f"feature {name!r} has shape {feature['shape']}; only vectors can be read")
         try:
             return layout.arrow_to_numbers(column, feature["shape"][0])
         except ValueError as error:
@@ -113,7 +148,7 @@ class LeRobotDataset:
     def frame(self, episode: int, step: int, columns: Sequence[str] | None = None) -> dict[str, Any]:
         """The named features (all by default) of one frame: arrays [width], uint8[H,W,3] images, strings."""
         row = self._row(episode, step)
-        return {name: self._value(name, episode, step, row) for name in columns or self.features}
+        return {name: self._value(name, episode, step, row) for name in (self.features if columns is None else columns)}
 
     def _value(self, name: str, episode: int, step: int, row: int) -> Any:
         feature = self._feature(name)
@@ -122,7 +157,8 @@ class LeRobotDataset:
         try:
             if feature["dtype"] == "video":
                 video = self.episodes[episode].videos[name]
-                pixels = self._videos.read(video.path, video.start + float(self.column("timestamp")[row, 0]))
+                seconds = self.column("timestamp")[row, 0] - self.column("timestamp")[self.starts[episode], 0]
+                pixels = self._videos.read(video.path, video.start + float(seconds))
             else:
                 pixels = decode_png(self._images.read(*self._locate(row), name))
         except ValueError as error:

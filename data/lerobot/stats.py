@@ -20,6 +20,11 @@ def number_stats(values_NA: np.ndarray) -> FeatureStats:
     return {name: found.tolist() for name, found in describe(values_NA).items()}
 
 
+def sampled(length: int) -> list[int]:
+    """Which of `length` images stand for all of them: `SAMPLED_IMAGES`, evenly spaced."""
+    return np.unique(np.linspace(0, length - 1, SAMPLED_IMAGES).round().astype(int)).tolist()
+
+
 @dataclasses.dataclass
 class ImageStats:
     """Exact statistics of 8-bit images from a histogram, which adds up over episodes as quantiles do not."""
@@ -34,9 +39,13 @@ class ImageStats:
     @classmethod
     def of(cls, encoded: Sequence[bytes]) -> ImageStats:
         """Statistics of at most `SAMPLED_IMAGES` of the PNG images. Raises ValueError for one that does not decode."""
-        sample = np.unique(np.linspace(0, len(encoded) - 1, SAMPLED_IMAGES).round().astype(int))
-        pixels = np.concatenate([decode_png(encoded[i]).reshape(-1, 3) for i in sample])
-        return cls(np.stack([np.bincount(pixels[:, c], minlength=256) for c in range(3)]), len(sample))
+        return cls.of_pixels([decode_png(encoded[i]) for i in sampled(len(encoded))])
+
+    @classmethod
+    def of_pixels(cls, images: Sequence[np.ndarray]) -> ImageStats:
+        """Statistics of uint8[H,W,3] images."""
+        pixels = np.concatenate([image.reshape(-1, 3) for image in images])
+        return cls(np.stack([np.bincount(pixels[:, c], minlength=256) for c in range(3)]), len(images))
 
     def add(self, other: ImageStats) -> None:
         self.histogram = self.histogram + other.histogram

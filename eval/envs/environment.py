@@ -8,6 +8,9 @@ from typing import Protocol
 
 import numpy as np
 
+EVALUATION_SEED = 2**31
+"""Seeds below this belong to training data, the others to evaluation: the two never share an episode."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Sight:
@@ -41,7 +44,7 @@ class Environment(Protocol):
     def observe(self) -> Sight: ...
 
     def step(self, action: np.ndarray) -> None:
-        """Carry out float32[a] for one control step."""
+        """Carry out float32[a] for one control step. Raises ValueError unless it is `a` finite numbers."""
         ...
 
     @property
@@ -54,3 +57,11 @@ class Environment(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+def checked_action(action: np.ndarray, names: tuple[str, ...], robot: str) -> np.ndarray:
+    """`action` as float64[a]. Raises ValueError unless it holds one finite number for each of `names`."""
+    action = np.asarray(action, np.float64)
+    if action.shape != (len(names),) or not np.isfinite(action).all():
+        raise ValueError(f"action={action!r}: {robot} takes {len(names)} finite numbers, {names}")
+    return action

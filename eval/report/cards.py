@@ -12,36 +12,34 @@ from eval.wilson import wilson_interval
 
 def summary_cards(run: Run) -> str:
     s = run.summary
-    cards = [_success_card(s.get("success") or [])]
+    cards = [success_card(s.get("success") or [])]
     ours, trigram = s.get("bits_per_byte"), s.get("bits_per_byte_trigram")
-    cards.append(
-        _card("Held-out text", _number(ours, "{:.3f}"), "bits a byte", _versus(ours, trigram, "trigram model"))
-    )
+    cards.append(card("Held-out text", _number(ours, "{:.3f}"), "bits a byte", _versus(ours, trigram, "trigram model")))
     teacher, student = s.get("teacher_loss"), s.get("student_loss")
-    cards.append(_card("Student", _number(student, "{:.3f}"), "nats a token", _versus(student, teacher, "its teacher")))
+    cards.append(card("Student", _number(student, "{:.3f}"), "nats a token", _versus(student, teacher, "its teacher")))
     seconds = s.get("seconds")
-    cards.append(_card("Whole run", duration(seconds), "", f"{len(run.phases)} training phases" if run.phases else ""))
+    cards.append(card("Whole run", duration(seconds), "", f"{len(run.phases)} training phases" if run.phases else ""))
     mfu = f"{100 * s['mfu']:.1f} % of peak FLOP/s (MFU)" if s.get("mfu") is not None else ""
     speed = s.get("tokens_per_second")
-    cards.append(_card("Training speed", short(speed) if speed is not None else None, "tokens/s", mfu))
+    cards.append(card("Training speed", short(speed) if speed is not None else None, "tokens/s", mfu))
     memory = s.get("peak_memory_bytes")
-    cards.append(_card("Peak memory", f"{memory / 2**30:.2f}" if memory is not None else None, "GiB", ""))
+    cards.append(card("Peak memory", f"{memory / 2**30:.2f}" if memory is not None else None, "GiB", ""))
     return "".join(cards)
 
 
-def _success_card(records: list[dict[str, Any]]) -> str:
+def success_card(records: list[dict[str, Any]]) -> str:
     successes, episodes = pooled(records, "normal")
     if not episodes:
-        return _card("Tasks solved", None, "", "")
+        return card("Tasks solved", None, "", "")
     low, high = wilson_interval(successes, episodes)
     note = f"{100 * low:.0f}–{100 * high:.0f} %, {episodes} episodes"
     wrong, of = pooled(records, "shuffled_instruction")
     if of:
         note += f"; {100 * wrong / of:.0f} % with wrong instructions"
-    return _card("Tasks solved", f"{100 * successes / episodes:.0f}", "%", note)
+    return card("Tasks solved", f"{100 * successes / episodes:.0f}", "%", note)
 
 
-def _card(label: str, value: str | None, unit: str, note: str) -> str:
+def card(label: str, value: str | None, unit: str, note: str) -> str:
     if value is None:
         return f'<div class="card"><p class="label">{label}</p><p class="value missing">not run</p></div>'
     number = f'<p class="value">{value} <span class="unit">{unit}</span></p>'

@@ -46,6 +46,7 @@ class Episode:
     task: str
     arm: str
     success: bool
+    condition: str = "normal"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,8 +82,14 @@ def load_run(workdir: pathlib.Path) -> Run:
             for folder in folders
         ),
         samples=tuple(_json(workdir / "samples.json", [])),
-        episodes=tuple(_episode(path) for path in sorted(workdir.glob("episodes/*.npz"))),
+        episodes=load_episodes(workdir),
     )
+
+
+def load_episodes(folder: pathlib.Path) -> tuple[Episode, ...]:
+    """`folder/episodes/*.npz`, in order of their names; those being written are left out."""
+    paths = sorted(path for path in folder.glob("episodes/*.npz") if not path.name.endswith(".part.npz"))
+    return tuple(map(_episode, paths))
 
 
 def _config(workdir: pathlib.Path) -> dict[str, Any]:
@@ -129,6 +136,7 @@ def _episode(path: pathlib.Path) -> Episode:
             if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or not len(frames):
                 raise ValueError(f"frames are {frames.dtype}{list(frames.shape)}, not uint8[n,H,W,3] with n > 0")
             texts = {key: str(file[key]) for key in ("instruction", "task", "arm")}
-            return Episode(frames, **texts, success=bool(file["success"]))
+            condition = str(file["condition"]) if "condition" in file else "normal"
+            return Episode(frames, **texts, success=bool(file["success"]), condition=condition)
     except (OSError, ValueError, KeyError, EOFError) as error:
         raise ValueError(f"{path} is no episode recording: {error}; remove it or record it again") from error

@@ -9,6 +9,7 @@ import json
 import pathlib
 import platform
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -44,27 +45,29 @@ def write_report(workdir: pathlib.Path) -> pathlib.Path:
 
 def build_page(run: Run) -> str:
     """The whole page as HTML without any outside reference."""
-    date = datetime.datetime.now(datetime.UTC).strftime("%d %B %Y").lstrip("0")
-    name = html.escape(run.name)
-    body = "".join(
-        _section(title, content, lead)
-        for title, content, lead in (
-            ("Acting", _acting(run), ACTING),
-            ("Episodes", _videos(run), ""),
-            ("Training", "".join(map(_curves, run.phases)), TRAINING),
-            ("Text", "".join(map(_sample, run.samples)), "The prompt in bold, then what the model wrote."),
-            ("Experts", _router(run), EXPERTS),
-            ("Speed and memory", _speed(run), SPEED),
-            ("Versions", _versions(run.summary.get("versions") or _installed()), ""),
-            ("Config", f"<pre>{html.escape(json.dumps(run.config, indent=2))}</pre>" if run.config else "", ""),
-        )
+    sections = (
+        ("Acting", _acting(run), ACTING),
+        ("Episodes", _videos(run), ""),
+        ("Training", "".join(map(_curves, run.phases)), TRAINING),
+        ("Text", "".join(map(_sample, run.samples)), "The prompt in bold, then what the model wrote."),
+        ("Experts", _router(run), EXPERTS),
+        ("Speed and memory", _speed(run), SPEED),
+        ("Versions", versions_list(run.summary.get("versions") or _installed()), ""),
+        ("Config", f"<pre>{html.escape(json.dumps(run.config, indent=2))}</pre>" if run.config else "", ""),
     )
+    return document("Kinema run", run.name, _extent(run), summary_cards(run), sections)
+
+
+def document(kicker: str, name: str, note: str, cards: str, sections: Sequence[tuple[str, str, str]]) -> str:
+    """A page of (title, content, lead) sections under cards; a section without content says that it was not run."""
+    date = datetime.datetime.now(datetime.UTC).strftime("%d %B %Y").lstrip("0")
+    name, body = html.escape(name), "".join(_section(*section) for section in sections)
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="color-scheme" content="light dark">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>Kinema · {name}</title><style>{STYLE.read_text()}</style></head><body>"
-        f'<header><p class="kicker">Kinema run</p><h1>{name}</h1><p class="quiet">{date}{_extent(run)}</p></header>'
-        f'<main><div class="cards">{summary_cards(run)}</div>{body}</main></body></html>\n'
+        f'<header><p class="kicker">{kicker}</p><h1>{name}</h1><p class="quiet">{date}{note}</p></header>'
+        f'<main><div class="cards">{cards}</div>{body}</main></body></html>\n'
     )
 
 
@@ -160,7 +163,7 @@ def _installed() -> dict[str, str]:
     return found
 
 
-def _versions(versions: dict[str, Any]) -> str:
+def versions_list(versions: dict[str, Any]) -> str:
     items = "".join(
         f"<div><dt>{html.escape(str(name))}</dt><dd>{html.escape(str(version))}</dd></div>"
         for name, version in versions.items()

@@ -59,10 +59,11 @@ def _row(task: str, arm: str, cells: list[tuple[int, int] | None], conditions: l
 def _cell(condition: str, counts: tuple[int, int] | None) -> str:
     kind = ' class="main"' if condition == "normal" else ""
     label = html.escape(CONDITIONS.get(condition, condition))
-    return f'<td{kind} data-label="{label}">{_bar(*counts) if counts else NOT_RUN}</td>'
+    return f'<td{kind} data-label="{label}">{bar(*counts) if counts else NOT_RUN}</td>'
 
 
-def _bar(successes: int, episodes: int) -> str:
+def bar(successes: int, episodes: int) -> str:
+    """A rate with its Wilson interval, drawn and in figures."""
     low, high = (100 * bound for bound in wilson_interval(successes, episodes))
     rate = 100 * successes / episodes if episodes else 0.0
     return (

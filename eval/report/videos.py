@@ -17,7 +17,7 @@ MAX_FRAMES = 60
 SECONDS = 4.0  # a loop's length, without the pause at its end
 PAUSE_MS = 1200
 COLOURS = 96
-UPSCALE = 2  # by interpolation here; the page enlarges the rest
+SIDE = 128  # pixels that smaller frames are enlarged to by interpolation; the page enlarges the rest
 
 
 def video_cards(episodes: Sequence[Episode]) -> str:
@@ -40,7 +40,8 @@ def choose(episodes: Sequence[Episode], count: int = MAX_VIDEOS) -> list[Episode
 def gif(frames: np.ndarray) -> bytes:
     """An endless animation of uint8[n,H,W,3] with one palette for all frames, so that still pixels stay still."""
     frames = frames[np.linspace(0, len(frames) - 1, min(len(frames), MAX_FRAMES)).round().astype(int)]
-    size = (frames.shape[2] * UPSCALE, frames.shape[1] * UPSCALE)
+    scale = max(1, SIDE // frames.shape[2])
+    size = (frames.shape[2] * scale, frames.shape[1] * scale)
     images = [Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC) for frame in frames]
     palette = Image.fromarray(np.concatenate(frames)).quantize(COLOURS)
     images = [image.quantize(palette=palette, dither=Image.Dither.NONE) for image in images]
@@ -54,10 +55,11 @@ def gif(frames: np.ndarray) -> bytes:
 def _card(episode: Episode) -> str:
     kind, word = ("good", "success") if episode.success else ("bad", "failure")
     source = data_address("image/gif", gif(episode.frames))
+    about = (episode.task, episode.arm, *([] if episode.condition == "normal" else [episode.condition]))
     return (
         f'<figure class="video"><img src="{source}" alt="{html.escape(episode.instruction)}: {word}">'
         f'<figcaption><p>“{html.escape(episode.instruction)}”</p><p class="{kind}">{word}</p>'
-        f'<p class="quiet">{html.escape(episode.task)} · {html.escape(episode.arm)}</p></figcaption></figure>'
+        f'<p class="quiet">{html.escape(" · ".join(about))}</p></figcaption></figure>'
     )
 
 

@@ -14,17 +14,17 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from eval.journal import keep_settings, write_json
 from eval.language import CheckpointModel, LanguageModel
 from eval.long import needle, position, ruler
 from eval.suites import arc, bbh, gsm8k, ifeval, passages
-from eval.suites.job import Suite, run, write_json
+from eval.suites.job import Suite, run
 from eval.suites.watch import watch
 from model.startup import prepare_kernels
 from serving.model import LoadedModel
@@ -80,16 +80,7 @@ def judge(checkpoint: Checkpoint, model: LanguageModel, names: Sequence[str], se
     """Writes `out/summary.json`. Raises ValueError where `out` holds the answers of another model or settings."""
     said = dataclasses.asdict(settings) | {"suites": list(names), "context": model.context}
     identity = {"checkpoint": str(checkpoint.path), "step": checkpoint.step, "phase": checkpoint.phase}
-    now = json.loads(json.dumps(identity | said, default=str))
-    out.mkdir(parents=True, exist_ok=True)
-    kept = out / "settings.json"
-    before = json.loads(kept.read_text()) if kept.exists() else now
-    differing = [field for field in now if now[field] != before.get(field)]
-    if differing:
-        raise ValueError(
-            f"--out {out} holds answers for other settings: {', '.join(differing)}; give another folder, or remove it"
-        )
-    write_json(kept, now)
+    keep_settings(out, identity | said)
     write_json(out / "summary.json", identity | {"suites": evaluate(names, model, settings, out)})
 
 

@@ -10,9 +10,8 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from eval.journal import Record
 from eval.language import LanguageModel, encode_pair, encode_prompt
-
-Record = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import json
-import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from eval.journal import Record, RecordFile, read_records
 from eval.language import LanguageModel
-from eval.suites.items import Item, Record
+from eval.suites.items import Item
 from eval.wilson import wilson_interval
 
 AT_ONCE = 32  # items between two writes
@@ -54,38 +53,17 @@ def run(suite: Suite, model: LanguageModel, folder: Path, report: Callable[[str]
         )
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{suite.name}.jsonl"
-    records = {record["id"]: record for record in _read(path)}
+    records = {record["id"]: record for record in read_records(path)}
     waiting = sorted((item for item in suite.items if item.id not in records), key=lambda item: -item.size)
     if len(waiting) < len(ids):
         report(f"{suite.name}: {len(ids) - len(waiting)} of {len(ids)} items are done")
-    with path.open("a") as file:
+    with RecordFile(path) as file:
         for start in range(0, len(waiting), AT_ONCE):
             chunk = waiting[start : start + AT_ONCE]
-            for record in type(chunk[0]).answer(model, chunk):  # type: ignore[arg-type]
-                records[record["id"]] = record
-                file.write(json.dumps(record, ensure_ascii=False) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+            answers = type(chunk[0]).answer(model, chunk)  # type: ignore[arg-type]
+            file.append(answers)
+            records |= {record["id"]: record for record in answers}
     return suite.finish([records[i] for i in ids], folder)
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Written aside, then renamed: nobody reads half of it."""
-    aside = path.with_name(f"{path.name}.{os.getpid()}")
-    aside.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-    os.replace(aside, path)
-
-
-def _read(path: Path) -> Iterable[Record]:
-    """The records of a file; a last line that was cut off is taken out of it."""
-    if not path.exists():
-        return []
-    content = path.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
-    if len(whole) < len(content):
-        with path.open("r+b") as file:
-            file.truncate(len(whole))
-    return [json.loads(line) for line in whole.splitlines()]
 
 
 def _means(records: Sequence[Record]) -> dict[str, Any]:

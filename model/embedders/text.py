@@ -13,14 +13,19 @@ from model.init import Init, Initializer, normal
 class TokenEmbedder(nnx.Module):
     """tokens_BT -> x_BTD, times sqrt(D) if `scale` so that a tied table serves as the head at unit variance.
 
-    The last `num_codes` ids are an ordered range (a place, an angle). Their embeddings begin as a linear map of smooth
-    features of the number, so that neighbours are alike from the start; each can still become an exception.
+    `num_codes` ids, the last ones but `num_other`, are an ordered range (a place, an angle). Their embeddings begin as
+    a linear map of smooth features of the number, so that neighbours are alike from the start; each can still become an
+    exception.
     """
 
-    def __init__(self, init: Init, vocab_size: int, model_dim: int, scale: bool, num_codes: int = 0):
+    def __init__(
+        self, init: Init, vocab_size: int, model_dim: int, scale: bool, num_codes: int = 0, num_other: int = 0
+    ):
         self.factor, self.num_codes = model_dim**0.5 if scale else 1.0, num_codes
+        self.first_code = vocab_size - num_codes - num_other
         shape, axes = (vocab_size, model_dim), ("vocab", "embed")
-        self.table = init.param("table", shape, axes, _codes_at_zero(normal(model_dim**-0.5), num_codes))
+        codes = slice(self.first_code, self.first_code + num_codes)
+        self.table = init.param("table", shape, axes, _zero_in(codes, normal(model_dim**-0.5)))
         if num_codes:
             features = number_features(num_codes).shape[1]
             self.smooth = init.param("smooth", (features, model_dim), (None, "embed"), normal(model_dim**-0.5))
@@ -30,7 +35,8 @@ class TokenEmbedder(nnx.Module):
         table_VD = self.table[...]
         if not self.num_codes:
             return table_VD
-        return table_VD.at[-self.num_codes :].add(number_features(self.num_codes) @ self.smooth[...])
+        codes = slice(self.first_code, self.first_code + self.num_codes)
+        return table_VD.at[codes].add(number_features(self.num_codes) @ self.smooth[...])
 
     def __call__(self, tokens_BT: jax.Array, dtype: jnp.dtype) -> jax.Array:
         return self.weights().astype(dtype)[tokens_BT] * jnp.asarray(self.factor, dtype)
@@ -44,9 +50,8 @@ def number_features(num_codes: int) -> np.ndarray:
     return (features / np.linalg.norm(features, axis=1, keepdims=True)).astype(np.float32)
 
 
-def _codes_at_zero(initializer: Initializer, num_codes: int) -> Initializer:
+def _zero_in(rows: slice, initializer: Initializer) -> Initializer:
     def init(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-        values = initializer(key, shape)
-        return values.at[shape[0] - num_codes :].set(0.0)
+        return initializer(key, shape).at[rows].set(0.0)
 
     return init

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -67,24 +68,25 @@ class FlowHead(nnx.Module):
         )
         self.out = init.param("out", (E, W, A), ("embodiment", "embed", "vector"), zeros)
 
-    def velocity(self, noisy_BKCA, tau_BK, embodiment_BK, prefix: Prefix) -> jax.Array:
-        """Velocity float32[B,K,C,A] of noisy chunks at flow time tau.
+    def velocity(self, noisy_BKCA, tau, embodiment_BK, prefix: Prefix) -> jax.Array:
+        """Velocity float32[B,K,C,A] of noisy chunks at flow time tau_BK, or at a time of each action's own, tau_BKC.
 
         Preconditioned (EDM, arXiv 2206.00364, section 5): x_tau enters at unit variance, and what is learned is added
         to the best velocity for actions that are standard normal and independent of all that is seen. So the network
         need not copy the noise: at tau = 1 it predicts the action alone.
         """
-        tau = tau_BK[..., None, None]
+        tau_BKc = tau[..., None] if tau.ndim == 2 else tau  # c is 1, or C
+        tau = tau_BKc[..., None]
         std = jnp.sqrt(tau**2 + (1 - tau) ** 2)  # of x_tau
-        learned_BKCA = self._field(noisy_BKCA / std, tau_BK, embodiment_BK, prefix)
+        learned_BKCA = self._field(noisy_BKCA / std, tau_BKc, embodiment_BK, prefix)
         return (2 * tau - 1) / std**2 * noisy_BKCA + learned_BKCA / std
 
-    def _field(self, noisy_BKCA, tau_BK, embodiment_BK, prefix: Prefix) -> jax.Array:
+    def _field(self, noisy_BKCA, tau_BKc, embodiment_BK, prefix: Prefix) -> jax.Array:
         dtype = prefix.keys_values[0][0].dtype
         x = self.embed(noisy_BKCA, embodiment_BK, dtype) + self.step_position[...].astype(dtype)
-        condition = self.time(_fourier(tau_BK, self.config.width).astype(dtype))
-        condition = condition + prefix.hidden_BKD @ self.latent[...].astype(dtype)
-        condition = condition + self.state(prefix.proprio_BKA, embodiment_BK, dtype)
+        condition = self.time(_fourier(tau_BKc, self.config.width).astype(dtype))
+        condition = condition + (prefix.hidden_BKD @ self.latent[...].astype(dtype))[:, :, None]
+        condition = condition + self.state(prefix.proprio_BKA, embodiment_BK, dtype)[:, :, None]
         condition = condition + self.condition(rms_normalise(condition).astype(dtype))
         for layer, keys_values in zip(self.layers, prefix.keys_values, strict=True):
             x = layer(x, condition, keys_values, prefix)
@@ -94,11 +96,15 @@ class FlowHead(nnx.Module):
 
     def sample(self, noise_BKCA, embodiment_BK, prefix: Prefix) -> jax.Array:
         """Integrate the velocity from tau = 1 to 0 with `num_steps` Euler steps; returns normalised chunks."""
+        field = lambda x_BKCA, tau_BK: self.velocity(x_BKCA, tau_BK, embodiment_BK, prefix)  # noqa: E731
+        return self.integrate(field, noise_BKCA)
+
+    def integrate(self, field: Callable[[jax.Array, jax.Array], jax.Array], noise_BKCA: jax.Array) -> jax.Array:
+        """The same Euler steps along the velocity `field(x_BKCA, tau_BK)`."""
         steps = self.config.num_steps
 
         def euler(x_BKCA, step):
-            tau_BK = jnp.full(embodiment_BK.shape, 1.0 - step / steps)
-            return x_BKCA - self.velocity(x_BKCA, tau_BK, embodiment_BK, prefix) / steps, None
+            return x_BKCA - field(x_BKCA, jnp.full(x_BKCA.shape[:2], 1.0 - step / steps)) / steps, None
 
         return jax.lax.scan(euler, noise_BKCA, jnp.arange(steps, dtype=jnp.float32))[0]
 
@@ -114,9 +120,10 @@ class ExpertLayer(nnx.Module):
         self.ffn = Dense(init / "dense", W, config.hidden_dim, "gelu")
         self.modulation = init.param("modulation", (W, 6, W), ("embed", None, "embed_out"), fan_in(W, gain=0.3))
 
-    def __call__(self, x_BKCW, condition_BKW, keys_values: KeysValues, prefix: Prefix) -> jax.Array:
-        modulation = jnp.einsum("bkw,wnv->nbkv", condition_BKW, self.modulation[...].astype(x_BKCW.dtype))
-        scale, shift, gate, ffn_scale, ffn_shift, ffn_gate = modulation[:, :, :, None, :]
+    def __call__(self, x_BKCW, condition_BKcW, keys_values: KeysValues, prefix: Prefix) -> jax.Array:
+        """`condition_BKcW`: one for the whole chunk (c = 1) or for each action of it."""
+        modulation = jnp.einsum("bkcw,wnv->nbkcv", condition_BKcW, self.modulation[...].astype(x_BKCW.dtype))
+        scale, shift, gate, ffn_scale, ffn_shift, ffn_gate = modulation
         y = rms_normalise(x_BKCW).astype(x_BKCW.dtype) * (1 + scale) + shift
         x_BKCW = x_BKCW + (1 + gate) * self._attend(y, keys_values, prefix)
         y = rms_normalise(x_BKCW).astype(x_BKCW.dtype) * (1 + ffn_scale) + ffn_shift
@@ -142,8 +149,8 @@ class ExpertLayer(nnx.Module):
         return jnp.einsum("bshd,hdw->bsw", out_BSHh, self.attention.out[...].astype(y_NCW.dtype)).reshape(B, K, C, W)
 
 
-def _fourier(tau_BK: jax.Array, width: int) -> jax.Array:
+def _fourier(tau: jax.Array, width: int) -> jax.Array:
     """Sines and cosines of tau at periods from 0.004 to 4, as in pi0."""
     period = 4e-3 * (4.0 / 4e-3) ** jnp.linspace(0.0, 1.0, width // 2)
-    angle = tau_BK[..., None] / period * 2 * math.pi
+    angle = tau[..., None] / period * 2 * math.pi
     return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)

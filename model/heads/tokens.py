@@ -27,18 +27,22 @@ class TokenHead(nnx.Module):
         return logits if self.softcap is None else self.softcap * jnp.tanh(logits / self.softcap)
 
 
-def blockwise(function: Callable[..., jax.Array], *arrays_N: jax.Array, block: int = BLOCK) -> jax.Array:
+def blockwise(function: Callable[..., Any], *trees_N: Any, block: int = BLOCK) -> Any:
     """function(*slices) applied to consecutive blocks of the leading axis; its intermediates are recomputed in the
     backward pass.
 
-    `function` maps arrays of leading size `block` to one array [block, ...]. N need not be a multiple of the block.
+    `function` maps arrays, or trees of arrays, of leading size `block` to ones of that size. N need not be a multiple
+    of the block.
     """
-    size = arrays_N[0].shape[0]
+    size = jax.tree.leaves(trees_N)[0].shape[0]
     block = min(block, size)
     pad = -size % block
-    blocks = [jnp.pad(a, [(0, pad)] + [(0, 0)] * (a.ndim - 1)).reshape(-1, block, *a.shape[1:]) for a in arrays_N]
-    out = jax.lax.map(jax.checkpoint(lambda slices: function(*slices)), tuple(blocks))
-    return out.reshape(-1, *out.shape[2:])[:size]
+
+    def cut(a: jax.Array) -> jax.Array:
+        return jnp.pad(a, [(0, pad)] + [(0, 0)] * (a.ndim - 1)).reshape(-1, block, *a.shape[1:])
+
+    out = jax.lax.map(jax.checkpoint(lambda slices: function(*slices)), jax.tree.map(cut, trees_N))
+    return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[:size], out)
 
 
 def token_nll(model: Any, hidden_BTD: jax.Array, target_BT: jax.Array) -> jax.Array:

@@ -12,12 +12,12 @@ import numpy as np
 from jax import export
 
 from data.batch import Batch
+from serving.acting import normalised_chunks
 from serving.exported.folder import read_model
 from serving.exported.functions import TILE, observed
 from serving.exported.weights import stored_tensors
 from serving.interchange.gate import TOLERANCE, ExportError
 from serving.model import LoadedModel
-from serving.policy import normalised_chunks
 
 _BFLOAT16_TOLERANCE = 3e-2  # relative to the largest logit: sums of other order, rounded to 8 bits in every layer
 _LENGTHS = (17, 5)  # of two prompts; each then takes two tokens more, one by one
@@ -88,7 +88,8 @@ def _chunks(folder: Path, loaded: LoadedModel, weights: Any, functions: Any) -> 
 
     @jax.jit
     def run(params: Any, buffers: Any, inputs: Any) -> jax.Array:
-        return normalised_chunks(loaded.module(params, buffers), observed(inputs), inputs.get("noise"))
+        head = functions["policy"]["head"]
+        return normalised_chunks(loaded.module(params, buffers), observed(inputs), head, inputs.get("noise"))
 
     found = _function(folder, "policy")(weights, inputs)
     return np.asarray(found), np.asarray(run(loaded.params, loaded.buffers, inputs))

@@ -22,11 +22,12 @@ from configs.schema import parse
 from data.vocabulary import Vocabulary
 from model.config import ModelConfig
 from model.model import create, split
+from serving.acting import head_of
 from serving.exported.functions import TILE, Function, Functions, portable
 from serving.exported.weights import Weights, stored_tensors
 from serving.interchange.source import Source
 from serving.model import LoadedModel
-from serving.policy import ObservationRows
+from serving.observing import ObservationRows
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 _LOADER = Path(__file__).with_name("load.py")
@@ -34,14 +35,15 @@ _LOADER = Path(__file__).with_name("load.py")
 
 def functions_of(source: Source, weights: Weights) -> Functions:
     """Raises ValueError for a model with a head for actions that was not trained on robots' episodes."""
-    rows = None
-    if source.config.flow is not None or source.config.bins is not None:
+    rows, head = None, head_of(source.config, source.phase.get("objective", ""), tokens=False)
+    assert head != "tokens"
+    if head is not None:
         if "mixture" not in source.phase:
             raise ValueError(
                 f"phase {source.checkpoint.phase!r} has no mixture; a policy needs to know its observations"
             )
         rows = ObservationRows.of(source.checkpoint, source.phase, source.vocabulary)
-    return Functions(source.config, source.vocabulary, weights, rows)
+    return Functions(source.config, source.vocabulary, weights, rows, head)
 
 
 def write_functions(folder: Path, functions: Functions) -> dict[str, Any]:
@@ -54,6 +56,8 @@ def write_functions(folder: Path, functions: Functions) -> dict[str, Any]:
             "results": [_shape(value) for value in jax.tree.leaves(exported.out_avals)][:1],
             "calling_convention": exported.calling_convention_version,
         }
+        if name == "policy":
+            described[name]["head"] = functions.head
     return described
 
 

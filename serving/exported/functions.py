@@ -24,8 +24,9 @@ from data.vocabulary import Vocabulary
 from model.cache import Cache, empty_cache
 from model.config import ModelConfig
 from model.model import create, join, split
+from serving.acting import ChunkHead, normalised_chunks
 from serving.exported.weights import Weights
-from serving.policy import ObservationRows, normalised_chunks
+from serving.observing import ObservationRows
 
 TILE = 128  # slots; prompts are padded to whole tiles inside
 Arrays = dict[str, Any]
@@ -48,9 +49,18 @@ def portable(config: ModelConfig) -> ModelConfig:
 class Functions:
     """Those that a model has, by name."""
 
-    def __init__(self, config: ModelConfig, vocabulary: Vocabulary, weights: Weights, rows: ObservationRows | None):
-        """rows: how observations are laid out, for a model with a head for actions."""
-        self.config, self.vocabulary, self.weights, self.rows = portable(config), vocabulary, weights, rows
+    def __init__(
+        self,
+        config: ModelConfig,
+        vocabulary: Vocabulary,
+        weights: Weights,
+        rows: ObservationRows | None,
+        head: ChunkHead | None = None,
+    ):
+        """rows and head: how observations are laid out and what acts, for a model that predicts chunks."""
+        self.config, self.vocabulary, self.weights = portable(config), vocabulary, weights
+        self.rows = rows
+        self.head: ChunkHead | None = head
         self._graph = split(jax.eval_shape(lambda: create(self.config, vocabulary.size, 0)))[0]
 
     def all(self) -> dict[str, Function]:
@@ -131,7 +141,7 @@ class Functions:
         for unused in ("loss_weights", "kinds"):
             del inputs[unused]
         action = inputs.pop("values/action")
-        if function == self._policy and self.config.flow is not None:
+        if function == self._policy and self.head == "flow":
             inputs["noise"] = action  # standard normal
 
         def run(weights: Arrays, inputs: Arrays) -> jax.Array:
@@ -140,7 +150,8 @@ class Functions:
         return Function(run, (self._weight_shapes(), inputs), ("weights", "inputs"))
 
     def _policy(self, model: Any, batch: Batch, noise_BKCA: jax.Array | None) -> jax.Array:
-        return normalised_chunks(model, batch, noise_BKCA)
+        assert self.head is not None
+        return normalised_chunks(model, batch, self.head, noise_BKCA)
 
     def _plan(self, model: Any, batch: Batch, _: None) -> jax.Array:
         assert self.rows is not None

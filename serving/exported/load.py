@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import export
 
-DTYPES = {"F32": jnp.float32, "BF16": jnp.bfloat16, "I8": jnp.int8, "U8": jnp.uint8}
+DTYPES = {"F32": jnp.float32, "BF16": jnp.bfloat16, "I8": jnp.int8, "U8": jnp.uint8, "F8_E4M3": jnp.float8_e4m3fn}
 FOLDER = Path(__file__).parent
 MANIFEST = json.loads((FOLDER / "manifest.json").read_text())
 

@@ -10,19 +10,20 @@ from typing import Any
 
 import numpy as np
 
+from model.quantization import Quantization, contracted_dims
 from serving.interchange.gate import ExportError, equal_bits
 from serving.interchange.source import Source
 from serving.interchange.stacking import StoredItem, nested
 from serving.interchange.tensor_files import (
     DTYPES,
-    INTEGERS,
+    QUANTISED,
     Shape,
     StoredTensor,
     create_tensors,
     open_tensors,
     two_at_once,
 )
-from serving.quantize import Quantization, contracted_dims, dequantize, quantize
+from serving.quantize import dequantize, num_bytes, quantize, stored_dtype, stored_shapes
 
 _CACHE_BYTES = 1 << 30
 
@@ -61,8 +62,11 @@ class Weights:
                 found[path] = weight.shape
                 continue
             assert self.form is not None
-            values, scales = self.form.shapes(weight.shape.dims, weight.contracted)
-            found |= {f"{path}.q": Shape(values, self.form.dtype), f"{path}.scale": Shape(scales, DTYPES["BF16"])}
+            values, scales = stored_shapes(self.form, weight.shape.dims, weight.contracted)
+            found |= {
+                f"{path}.q": Shape(values, stored_dtype(self.form)),
+                f"{path}.scale": Shape(scales, DTYPES["BF16"]),
+            }
         return found
 
     @property
@@ -71,7 +75,7 @@ class Weights:
         return sum(
             weight.shape.num_bytes
             if weight.contracted is None or self.form is None
-            else self.form.num_bytes(weight.shape.dims, weight.contracted)
+            else num_bytes(self.form, weight.shape.dims, weight.contracted)
             for weight in self.weights.values()
         )
 
@@ -142,4 +146,4 @@ class Weights:
 
 
 def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
-    return open_tensors(folder, DTYPES | INTEGERS)
+    return open_tensors(folder, DTYPES | QUANTISED)

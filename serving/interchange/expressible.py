@@ -9,7 +9,7 @@ from model.config import ImageConfig, ModelConfig
 from serving.interchange.files import ARCHITECTURES, with_text_fields
 
 # What no architecture has, by the field that gives it.
-_OURS_ALONE = ("recurrent", "robot", "bins", "flow", "num_codes")
+_OURS_ALONE = ("recurrent", "robot", "bins", "l1", "flow", "local_decoder", "reward", "num_codes", "num_other_codes")
 # Without effect on what a trained model computes, or compared as `mixers` and `feed_forwards`.
 _WITHOUT_EFFECT = {"pattern", "ffn", "dtype", "remat", "scan", "kernels", "moe.balance_loss", "moe.z_loss"}
 

@@ -16,17 +16,9 @@ def new_folder(out: str | Path) -> Iterator[Path]:
     Raises:
         ValueError: `out` exists.
     """
-    out = Path(out).absolute()
-    if out.exists():
-        raise ValueError(f"--out {out} exists; remove it or choose another folder")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    aside = out.with_name(f".{out.name}.{os.getpid()}")
-    aside.mkdir()
-    try:
+    with _aside(out, "folder") as aside:
+        aside.mkdir()
         yield aside
-        aside.rename(out)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -36,13 +28,21 @@ def new_file(out: str | Path) -> Iterator[Path]:
     Raises:
         ValueError: `out` exists.
     """
+    with _aside(out, "name") as aside:
+        yield aside
+
+
+@contextlib.contextmanager
+def _aside(out: str | Path, what: str) -> Iterator[Path]:
     out = Path(out).absolute()
     if out.exists():
-        raise ValueError(f"--out {out} exists; remove it or choose another name")
+        raise ValueError(f"--out {out} exists; remove it or choose another {what}")
     out.parent.mkdir(parents=True, exist_ok=True)
     aside = out.with_name(f".{out.name}.{os.getpid()}")
     try:
         yield aside
         aside.rename(out)
     finally:
+        if aside.is_dir():
+            shutil.rmtree(aside, ignore_errors=True)
         aside.unlink(missing_ok=True)

@@ -19,7 +19,8 @@ from serving.interchange.tensors import Entry
 
 _CUSTOM = Path(__file__).parent / "custom"
 # Not about text, or without effect on what a trained model computes. A number of theirs is called `dtype` too.
-_LEFT_OUT = ("image", "robot", "bins", "flow", "dtype", "remat", "scan", "kernels")
+_MORE = ("image", "robot", "bins", "l1", "flow", "local_decoder", "reward", "num_other_codes")
+_LEFT_OUT = (*_MORE, "dtype", "remat", "scan", "kernels")
 _SECTIONS = [field.name for field in dataclasses.fields(ModelConfig) if field.name not in _LEFT_OUT]
 
 
@@ -44,7 +45,7 @@ class Kinema:
 
     def write_config(self, config: ModelConfig) -> dict[str, Any]:
         """Raises ValueError for a model that does more than text, by the field's name."""
-        more = [name for name in ("image", "robot", "bins", "flow") if getattr(config, name) is not None]
+        more = [name for name in _MORE if getattr(config, name)]
         if more:
             raise ValueError(
                 f"{more[0]} is {getattr(config, more[0])!r}, but the module of a {self.model_type} is for text alone; "

@@ -17,8 +17,8 @@ import ml_dtypes
 import numpy as np
 
 DTYPES = {"F32": np.dtype(np.float32), "BF16": np.dtype(ml_dtypes.bfloat16)}
-INTEGERS = {"I8": np.dtype(np.int8), "U8": np.dtype(np.uint8)}  # of quantised weights
-_NAMES = {dtype: name for name, dtype in (DTYPES | INTEGERS).items()}
+QUANTISED = {"I8": np.dtype(np.int8), "U8": np.dtype(np.uint8), "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn)}
+_NAMES = {dtype: name for name, dtype in (DTYPES | QUANTISED).items()}
 _BLOCK = 16 << 20  # bytes compared at once
 _STRIP = 1 << 20  # bytes written at once: a transposed tensor is copied fastest in strips that the caches hold
 _WHOLE, _INDEX = "model.safetensors", "model.safetensors.index.json"

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 from aiohttp import web
 
+from data.chat import ChatTemplate
 from data.elements import Document, Image
 from data.image_prompt import ImageForm
 from model.startup import prepare_kernels
@@ -27,7 +28,7 @@ from serving.model import LoadedModel
 from serving.prompts import text_tokens
 from serving.slots import Slots
 from serving.text.calls import Reader
-from serving.text.chat import PLAIN_TURN, ChatTemplate
+from serving.text.chat import ChatReader
 from serving.text.server import Limits, TextServer
 from serving.text.worker import Worker
 from train.checkpoint import Checkpoint
@@ -44,7 +45,7 @@ def server_of(
     max_waiting: int = 64,
     block: int = 8,
     piece: int = 256,
-    turn: str = PLAIN_TURN,
+    turn: str | None = None,
     limits: Limits | None = None,
 ) -> TextServer:
     """A server of one model; see `python -m serving.text --help`.
@@ -59,9 +60,9 @@ def server_of(
         raise ValueError(f"max_waiting is {max_waiting}; allowed: 0 or more")
     form = loaded.image_form
     slots = Slots(Decoder(loaded, piece=piece), num_rows=rows, max_slots=max_slots, block=block)
-    template = ChatTemplate(loaded.vocabulary, form, turn)
+    chat = ChatReader(ChatTemplate(loaded.vocabulary, form, loaded.turn if turn is None else turn))
     worker = Worker(slots, max_waiting=max_waiting, examples=_examples(loaded, form, max_slots))
-    reader = Reader(name, slots, template, max_choices=min(MAX_CHOICES, worker.capacity))
+    reader = Reader(name, slots, chat, max_choices=min(MAX_CHOICES, worker.capacity))
     return TextServer(worker, reader, limits or Limits())
 
 
@@ -84,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--max_waiting", type=int, default=64, help="completions that may wait for a row; more get 429")
     parser.add_argument("--block", type=int, default=8, help="tokens between two looks at who came and went")
     parser.add_argument("--piece", type=int, default=256, help="slots of a prompt that are read at once")
-    parser.add_argument("--turn", default=PLAIN_TURN, help="pattern of a chat's turn, for models without Gemma's")
+    parser.add_argument("--turn", help="pattern of a chat's turn; default: as trained, else '{role}: {content}\\n'")
     parser.add_argument("--timeout", type=float, default=600.0, help="seconds for a request, from beginning to end")
     parser.add_argument("--drain", type=float, default=30.0, help="seconds that SIGTERM leaves to those being served")
     parser.add_argument("--max_body_mb", type=float, default=20.0)
@@ -98,7 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         server = server_of(
             loaded,
             options.name or Path(os.path.abspath(options.checkpoint)).name,
-            turn=options.turn.replace("\\n", "\n"),
+            turn=options.turn and options.turn.replace("\\n", "\n"),
             limits=limits,
             **{name: getattr(options, name) for name in ("rows", "max_slots", "max_waiting", "block", "piece")},
         )

@@ -12,7 +12,7 @@ from data.layout import cost_of
 from serving.prompts import as_document, text_tokens
 from serving.sampling import Sampling
 from serving.slots import MAX_TOP, Request, Slots
-from serving.text.chat import ChatTemplate
+from serving.text.chat import ChatReader
 from serving.text.errors import ApiError, bad
 from serving.text.fields import Fields, require_text
 
@@ -51,7 +51,7 @@ class Reader:
 
     name: str
     slots: Slots
-    template: ChatTemplate
+    chat: ChatReader
     max_choices: int
 
     def read(self, kind: Kind, body: dict[str, Any]) -> Call:
@@ -67,7 +67,7 @@ class Reader:
             raise bad("echo with logprobs is not supported: prompts have no log-probabilities here", "echo")
         num_tokens = fields.integer("max_tokens", DEFAULT_TOKENS, 1)
         fields.neutral(_NEUTRAL_COMPLETION)
-        decode = self.template.vocabulary.decode
+        decode = self.chat.template.vocabulary.decode
         echoes = [decode(document[0].ids.tolist()) if echo else "" for document in documents]
         return self._call("completion", fields, documents, num_tokens, num_logprobs, echoes)
 
@@ -79,7 +79,7 @@ class Reader:
         old, new = (fields.integer(name, None, 1) for name in ("max_tokens", "max_completion_tokens"))
         fields.neutral(_NEUTRAL_CHAT)
         fields.ignored("parallel_tool_calls")
-        prompt = self.template.prompt(fields.any("messages"))
+        prompt = self.chat.prompt(fields.any("messages"))
         room = max(1, self.slots.max_slots - cost_of(prompt.document).slots)
         num_tokens = next((given for given in (new, old) if given is not None), room)
         options = {"stop": prompt.stop, "ends": prompt.ends}
@@ -176,7 +176,7 @@ class Reader:
         return [self._document(one, f"prompt[{i}]") for i, one in enumerate(prompt)]
 
     def _document(self, prompt: Any, path: str) -> Document:
-        vocabulary = self.template.vocabulary
+        vocabulary = self.chat.template.vocabulary
         if not isinstance(prompt, list):
             return as_document(require_text(prompt, path), vocabulary)
         if not _is_ids(prompt) or not all(0 <= token < vocabulary.text_size for token in prompt):

@@ -124,7 +124,7 @@ class TextServer:
         return self.reader.read(kind, parse_object(body))
 
     async def _complete(self, request: web.Request, call: Call, stream: web.StreamResponse) -> web.StreamResponse:
-        answer = Answer(call, self.reader.name, self.reader.template.vocabulary)
+        answer = Answer(call, self.reader.name, self.reader.chat.template.vocabulary)
         jobs, updates = self.worker.submit(call.requests)
         try:
             left = len(jobs)

@@ -7,20 +7,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from data.action_codes import StepCodes
 from data.elements import Chunk, CorruptRecord, Image, Tokens, Vector
 from data.episodes import (
     Embodiment,
     EpisodeFormat,
     EpisodeSource,
     action_tokens,
-    actions_of_tokens,
     episode_statistics,
     observation_document,
 )
+from data.goals import Goal
 from data.layout import cost_of
 from data.lerobot import LeRobotDataset, LeRobotWriter
 from data.source import Source
-from data.transforms import Bins, Compose, Normalise, RelativeActions, ResizeImage
+from data.transforms import ABSOLUTE, Bins, Compose, Normalise, RelativeActions, ResizeImage
 from tests.data.tiny_words import Words
 
 SHARED = pathlib.Path(__file__).parents[2] / "../shared/data"
@@ -29,7 +30,7 @@ FRONT = "observation.images.front"
 ARM = Embodiment("arm3", 2, proprio_width=5, action_width=3)
 LENGTHS = (7, 3)
 TASKS = ("reach the red cube", "push it away")
-RELATIVE = RelativeActions(mask=(True, True, False), state=(1, 4))
+RELATIVE = RelativeActions((1, 2, ABSOLUTE))
 
 
 def state(episode, step):
@@ -94,23 +95,23 @@ def test_the_chunk_is_masked_past_the_end_of_its_episode(root):
 
 def test_action_tokens_are_the_bins_of_the_same_chunk_at_the_chosen_steps(root):
     bins = Bins(101, -10, 10)
-    source = source_of(root, token_steps=(0, 3), bins=bins, token_weight=0.5)
+    source = source_of(root, codes=StepCodes((0, 3), bins), token_weight=0.5)
     index = int(np.flatnonzero((source.episode_of == 0) & (source.step_of == 5))[0])
     *_, chunk, tokens = source[index]
     assert tokens.kind == "action"
     assert tokens.ids.tolist() == [1000 + int(i) for i in bins.encode(chunk.values[[0, 3]]).ravel()]
     assert tokens.weights.tolist() == [0.5] * 3 + [0] * 3  # step 3 lies past the end
-    decoded = actions_of_tokens(tokens.ids.tolist(), 3, bins, Words(256))
+    decoded = source.form.codes.decode((tokens.ids - 1000).tolist(), 3)
     np.testing.assert_allclose(decoded, chunk.values[[0, 3]], atol=10 / 101 + 1e-6)
 
 
 def test_tokens_can_stand_without_the_chunk(root):
-    document = source_of(root, continuous=False, token_steps=(0,), bins=Bins(16))[0]
+    document = source_of(root, continuous=False, codes=StepCodes((0,), Bins(16)))[0]
     assert not any(isinstance(element, Chunk) for element in document)
     assert document[-1].kind == "action"
 
 
-@pytest.mark.parametrize("form", [{}, {"stride": 3}, {"token_steps": (0, 2), "bins": Bins(16)}])
+@pytest.mark.parametrize("form", [{}, {"stride": 3}, {"codes": StepCodes((0, 2), Bins(16))}])
 def test_costs_are_those_of_the_documents(root, form):
     source = source_of(root, **form)
     costs = source.costs()
@@ -242,16 +243,13 @@ def test_another_embodiment_is_refused(root):
 
 def test_more_bins_than_codes_are_refused(root):
     with pytest.raises(ValueError, match="code 299 is outside"):
-        source_of(root, token_steps=(0,), bins=Bins(300))
+        source_of(root, codes=StepCodes((0,), Bins(300)))
 
 
 @pytest.mark.parametrize(
     ("form", "message"),
     [
-        ({"continuous": False}, "no action is predicted"),
-        ({"token_steps": (0,)}, "token_steps and bins go together"),
-        ({"bins": Bins(8)}, "token_steps and bins go together"),
-        ({"token_steps": (4,), "bins": Bins(8)}, r"lie outside 0\.\.3"),
+        ({"codes": StepCodes((4,), Bins(8))}, r"lie outside 0\.\.3"),
         ({"stride": 0}, "must be at least 1"),
     ],
 )
@@ -260,21 +258,64 @@ def test_formats_that_cannot_work_are_refused(form, message):
         EpisodeFormat(num_slots=4, chunk_length=4, **form)
 
 
-def test_predicted_tokens_that_are_no_whole_action_are_refused():
-    with pytest.raises(ValueError, match="4 action tokens do not fill actions of 3 dims"):
-        actions_of_tokens([1000] * 4, 3, Bins(8), Words(256))
-
-
 def test_token_weights_follow_validity():
-    form = EpisodeFormat(num_slots=1, chunk_length=2, token_steps=(0, 1), bins=Bins(8))
-    tokens = action_tokens(np.zeros((2, 2), np.float32), np.array([True, False]), form, Words(256))
-    assert tokens.weights.tolist() == [1, 1, 0, 0]
+    codes = StepCodes((0, 1), Bins(8))
+    tokens = action_tokens(np.zeros((2, 2), np.float32), np.array([True, False]), codes, 0.5, Words(256))
+    assert tokens.weights.tolist() == [0.5, 0.5, 0, 0]
+
+
+def told(document):
+    """Ids of the tokens and pixels of the pictures before the vector, in order."""
+    before = document[: next(i for i, element in enumerate(document) if isinstance(element, Vector))]
+    return [e.ids.tolist() if isinstance(e, Tokens) else int(e.pixels[0, 0, 0]) for e in before]
+
+
+def test_a_goal_is_a_picture_of_a_later_step_before_or_in_place_of_the_words(root):
+    """Pictures are 10 * episode + step everywhere; id 7 stands before a goal."""
+    words = [15, 13, 13, 14]
+    assert told(source_of(root, goal=Goal("language"))[1]) == [[1], 1, words]
+    *start, picture = told(source_of(root, goal=Goal("image"))[1])
+    assert start == [[1], 1, [7]]
+    assert 1 < picture <= 6
+    assert told(source_of(root, goal=Goal("both"))[1]) == [[1], 1, [7], picture, words]
+
+
+def test_goals_are_drawn_anew_every_epoch_from_all_steps_that_follow(root):
+    source = source_of(root, goal=Goal("image"))
+    first = int(np.flatnonzero((source.episode_of == 0) & (source.step_of == 3))[0])
+    assert {told(source.visit(first, epoch))[-1] for epoch in range(40)} == {4, 5, 6}
+    assert told(source.visit(first, 7)) == told(source.visit(first, 7))
+    assert {told(source.visit(first + 3, epoch))[-1] for epoch in range(9)} == {6}  # after the last there is none
+
+
+def test_dropout_leaves_out_words_as_often_as_pictures_and_never_both():
+    shown = np.stack(Goal("both", 0.6).shown(np.arange(20_000), seed=3))
+    np.testing.assert_allclose(1 - shown.mean(axis=1), 0.3, atol=0.01)
+    assert shown.any(axis=0).all()
+
+
+@pytest.mark.parametrize("goal", [Goal("image"), Goal("both"), Goal("both", 1.0)])
+def test_costs_count_what_a_document_shows_of_its_goal(root, goal):
+    source = source_of(root, goal=goal)
+    costs = [cost_of(source.visit(i, 1)) for i in range(len(source))]
+    assert source.costs().tolist() == [[cost.slots, cost.images, cost.vectors] for cost in costs]
+
+
+def test_goals_are_resized_as_pictures_are(root):
+    source = source_of(root, Compose((ResizeImage(2, 3), RELATIVE)), goal=Goal("image"))
+    assert [e.pixels.shape for e in source[0] if isinstance(e, Image)] == [(2, 3, 3)] * 2
+
+
+@pytest.mark.parametrize(("kind", "dropout"), [("both", 1.5), ("language", 0.5), ("image", 0.5)])
+def test_a_dropout_that_means_nothing_is_refused(kind, dropout):
+    with pytest.raises(ValueError, match=f"goal_dropout is {dropout}"):
+        Goal(kind, dropout)
 
 
 def documents_of_g1(root):
     dataset, form = LeRobotDataset(root), EpisodeFormat(num_slots=4, cameras=("observation.images.cam_high",))
     robot = Embodiment("g1", 0, proprio_width=26, action_width=26)
-    relative = RelativeActions(mask=(True,) * 14 + (False,) * 12, state=(0, 26))
+    relative = RelativeActions((*range(14), *(ABSOLUTE,) * 12))
     normalise = Normalise(episode_statistics(dataset, "g1", form, relative), "quantile")
     return EpisodeSource(dataset, robot, Words(256), Compose((ResizeImage(48, 64), relative, normalise)), form)
 

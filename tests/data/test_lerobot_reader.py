@@ -128,11 +128,11 @@ def test_a_pickled_dataset_reads_the_same(written):
     assert (pickle.loads(pickle.dumps(dataset)).frame(1, 2)["front"] == dataset.frame(1, 2)["front"]).all()
 
 
-@pytest.mark.parametrize("version", ["v2.0", "v1.6", "v4.0", None])
+@pytest.mark.parametrize("version", ["v1.6", "v4.0", None])
 def test_another_version_is_refused(copy, version):
     root = copy(V21)
     edit_info(root, codebase_version=version)
-    with pytest.raises(ValueError, match=f"codebase_version is {version!r}; v3.0 and v2.1 can be read"):
+    with pytest.raises(ValueError, match=f"codebase_version is {version!r}; v3.0, v2.1 and v2.0 can be read"):
         LeRobotDataset(root)
 
 
@@ -147,6 +147,41 @@ def test_a_missing_file_is_named(copy, path):
     (root / path).unlink()
     with pytest.raises(ValueError, match=f"{path} is missing"):
         LeRobotDataset(root)
+
+
+def test_what_is_broken_is_left_out_where_a_report_is_asked_for(copy):
+    root, problems = copy(V21), []
+    (root / "data/chunk-000/episode_000001.parquet").write_bytes(b"PAR1")
+    dataset = LeRobotDataset(root, report=problems.append)
+    assert [episode.number for episode in dataset.episodes] == [4]
+    assert (dataset.column("action") == LeRobotDataset(V21).column("action")[40:]).all()
+    assert (dataset.frame(0, 7)[CAMERA] == LeRobotDataset(V21).frame(1, 7)[CAMERA]).all()
+    assert len(problems) == 1
+    assert "episode_000001.parquet cannot be read as parquet" in problems[0]
+    (root / "data/chunk-000/episode_000004.parquet").unlink()
+    with pytest.raises(ValueError, match="no episode can be read"):
+        LeRobotDataset(root, report=problems.append)
+
+
+def test_files_in_another_chunk_folder_are_found_where_one_alone_fits(copy):
+    root = copy(V21)
+    (root / "data/chunk-000").rename(root / "data/chunk-007")
+    (root / "videos/chunk-000").rename(root / "videos/chunk-007")
+    dataset = LeRobotDataset(root)
+    assert (dataset.frame(1, 30)[CAMERA] == LeRobotDataset(V21).frame(1, 30)[CAMERA]).all()
+    shutil.copytree(root / "data/chunk-007", root / "data/chunk-008")
+    with pytest.raises(ValueError, match=r"chunk-000/episode_000001\.parquet is missing"):
+        LeRobotDataset(root)
+
+
+def test_pictures_belong_to_rows_also_where_timestamps_do_not_begin_at_zero(copy):
+    root = copy(V21)
+    for path in (root / "data/chunk-000").iterdir():
+        table = pq.read_table(path)
+        later = pa.array([t + 1 / 30 for t in table["timestamp"].to_pylist()], table.schema.field("timestamp").type)
+        pq.write_table(table.set_column(table.schema.get_field_index("timestamp"), "timestamp", later), path)
+    for step in (0, 17, 39):
+        assert (LeRobotDataset(root).frame(0, step)[CAMERA] == LeRobotDataset(V21).frame(0, step)[CAMERA]).all()
 
 
 @pytest.mark.parametrize(
@@ -196,6 +231,29 @@ def test_a_missing_column_is_named(copy):
     pq.write_table(pq.read_table(path).drop_columns(["action"]), path)
     with pytest.raises(ValueError, match=r"episode_000001\.parquet: columns \['action'\] of info\.json are missing"):
         LeRobotDataset(root)
+
+
+def test_numbers_of_higher_rank_are_read_flat_and_pictures_may_be_declared_channels_first(copy):
+    root = copy(V21)
+    for path in (root / "data/chunk-000").iterdir():
+        table = pq.read_table(path)
+        rows = np.array(table["action"].to_pylist()).reshape(-1, 2, 13)
+        place = table.schema.get_field_index("action")
+        pq.write_table(
+            table.set_column(place, "action", pa.array(rows.tolist(), pa.list_(pa.list_(pa.float32())))), path
+        )
+    features = json.loads((root / "meta/info.json").read_text())["features"]
+    features["action"] |= {"shape": [2, 13]}
+    features[CAMERA] |= {"shape": [3, 120, 160], "names": ["channels", "height", "width"]}
+    edit_info(root, features=features)
+    dataset, plain = LeRobotDataset(root), LeRobotDataset(V21)
+    assert (dataset.column("action") == plain.column("action")).all()
+    assert dataset.features["action"]["shape"] == [26]
+    assert (dataset.frame(1, 5)[CAMERA] == plain.frame(1, 5)[CAMERA]).all()
+
+
+def test_a_robot_without_cameras_has_no_pictures():
+    assert LeRobotDataset(V21).frame(0, 0, ()) == {}
 
 
 def test_an_unknown_feature_is_refused_with_those_there_are():
@@ -306,6 +364,13 @@ def test_an_untouched_av1_video_is_decoded_by_time():
 
 
 @pytest.mark.skipif(not (SHARED / "gr1_pick_place").is_dir(), reason="the dataset is not here")
-def test_a_real_v20_dataset_is_refused_by_its_version():
-    with pytest.raises(ValueError, match=r"codebase_version is 'v2\.0'"):
+def test_a_real_v20_dataset_with_missing_files_is_refused_or_read_without_them():
+    with pytest.raises(ValueError, match=r"episode_000004\.parquet is missing; copy the dataset again"):
         LeRobotDataset(SHARED / "gr1_pick_place")
+    problems = []
+    dataset = LeRobotDataset(SHARED / "gr1_pick_place", report=problems.append)
+    assert (dataset.num_episodes, dataset.num_frames) == (4, 1768)
+    assert len(problems) == 2
+    assert "no video of 'observation.images.egoview' is there" in problems[0]
+    assert "episode_000004.mp4: the video file is missing" in problems[1]
+    assert dataset.frame_task(1, 0) == "pick the sweet potato from the counter and place it in the plate"

@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image as PillowImage
 
-from data.lerobot import LeRobotDataset, LeRobotWriter, decode_png, encode_png
+from data.lerobot import LeRobotDataset, LeRobotWriter, LeRobotWriterV21, decode_png, encode_png
+from data.lerobot.clips import some_frames
 
 FEATURES = {
     "observation.images.front": {"dtype": "image", "shape": [8, 10, 3], "names": ["height", "width", "channels"]},
@@ -180,10 +181,80 @@ def test_an_empty_instruction_is_refused(tmp_path):
         w.add_episode(episode_of(2), " ")
 
 
+def test_frames_of_one_episode_may_carry_several_instructions(tmp_path):
+    for writer_class in (LeRobotWriter, LeRobotWriterV21):
+        root = tmp_path / writer_class.__name__
+        with writer_class(root, 10, FEATURES, "a") as writer:
+            writer.add_episode(episode_of(2), "open")
+            writer.add_episode(episode_of(4), ["reach", "reach", "open", "lift"])
+            with pytest.raises(ValueError, match="episode 2: 3 tasks for 4 frames; give one, or one for each frame"):
+                writer.add_episode(episode_of(4), ["a", "b", "c"])
+        dataset = LeRobotDataset(root)
+        assert [dataset.frame_task(1, step) for step in range(4)] == ["reach", "reach", "open", "lift"]
+        assert dataset.episodes[1].tasks == ("reach", "open", "lift")
+        assert dataset.tasks == {0: "open", 1: "reach", 2: "lift"}
+
+
+VIDEO = pathlib.Path(__file__).parents[1] / "assets/lerobot_v21/videos/chunk-000/observation.images.cam_high"
+FILMED = {
+    "top": {"dtype": "video", "shape": [120, 160, 3], "names": None},
+    "action": {"dtype": "float32", "shape": [2], "names": None},
+}
+
+
+@pytest.mark.parametrize("writer_class", [LeRobotWriter, LeRobotWriterV21])
+def test_videos_are_copied_as_they_are_and_read_back(tmp_path, writer_class):
+    files = sorted(VIDEO.iterdir())
+    with writer_class(tmp_path / "set", 30, FILMED, "g1") as writer:
+        for number, path in enumerate(files):
+            writer.add_episode({"action": np.full((40, 2), number, "f4")}, "pick", {"top": path})
+    dataset = LeRobotDataset(tmp_path / "set")
+    for number, path in enumerate(files):
+        assert dataset.episodes[number].videos["top"].path.read_bytes() == path.read_bytes()
+    pixels = dataset.frame(1, 39)["top"]
+    assert (pixels == some_frames(files[1], [39])[0]).all()
+    assert dataset.features["top"]["info"] == {
+        "video.height": 120,
+        "video.width": 160,
+        "video.codec": "h264",
+        "video.pix_fmt": "yuv420p",
+        "video.is_depth_map": False,
+        "video.fps": 30.0,
+        "video.channels": 3,
+        "has_audio": False,
+    }
+    if writer_class is LeRobotWriter:
+        rows = pq.read_table(tmp_path / "set/meta/episodes/chunk-000/file-000.parquet").to_pylist()
+        assert (rows[1]["videos/top/file_index"], rows[1]["videos/top/from_timestamp"]) == (1, 0.0)
+        np.testing.assert_allclose(rows[1]["videos/top/to_timestamp"], 40 / 30)
+        sampled = np.stack(some_frames(files[1], [0, 6, 11, 17, 22, 28, 33, 39])) / 255
+        np.testing.assert_allclose(np.ravel(rows[1]["stats/top/mean"]), sampled.mean(axis=(0, 1, 2)), rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("length", "videos", "message"),
+    [
+        (39, {"top": "episode_000001.mp4"}, r"feature 'top': .*episode_000001\.mp4 has 40 frames, the episode 39"),
+        (40, {}, r"videos of \[\]; give one for each of \['top'\]"),
+        (40, {"top": "nothing.mp4"}, r"nothing\.mp4 cannot be read as a video"),
+        (39, {"top": "small.mp4"}, r"has frames \(48, 64, 3\), declared \(120, 160, 3\)"),
+    ],
+)
+def test_a_video_that_does_not_go_with_its_episode_is_refused(tmp_path, length, videos, message):
+    small = VIDEO.parents[3] / "lerobot_v30/videos/observation.images.wrist/chunk-000/file-000.mp4"
+    paths = {name: small if path == "small.mp4" else VIDEO / path for name, path in videos.items()}
+    with LeRobotWriter(tmp_path / "set", 30, FILMED, "g1") as writer:
+        writer.add_episode({"action": np.zeros((40, 2), "f4")}, "pick", {"top": VIDEO / "episode_000001.mp4"})
+        with pytest.raises(ValueError, match=message):
+            writer.add_episode({"action": np.zeros((length, 2), "f4")}, "pick", paths)
+    assert LeRobotDataset(tmp_path / "set").num_episodes == 1
+
+
 @pytest.mark.parametrize(
     ("features", "message"),
     [
         ({}, "features: empty"),
+        ({"top": FILMED["top"]}, r"features: \['top'\] are videos alone"),
         ({"index": {"dtype": "int64", "shape": [1]}}, "'index': the name is reserved"),
         ({"action": {"shape": [1]}}, "'dtype'.* missing"),
         ({"action": {"dtype": "complex64", "shape": [1]}}, "dtype 'complex64' cannot be written; allowed are"),

@@ -26,7 +26,9 @@ class Costs:
 def _stream(mixture, windows):
     """[(source, index)] of the first windows."""
     parts = [mixture.window(w) for w in range(windows)]
-    return [(mixture.names[s], int(i)) for source_W, index_W in parts for s, i in zip(source_W, index_W, strict=True)]
+    return [
+        (mixture.names[s], int(i)) for source_W, index_W, _ in parts for s, i in zip(source_W, index_W, strict=True)
+    ]
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 16, 17, 1000, 4097])
@@ -60,6 +62,18 @@ def test_every_epoch_visits_each_document_once_in_another_order():
     assert len({tuple(epoch) for epoch in epochs}) == 16
 
 
+def test_every_visit_is_told_its_epoch():
+    mixture = Mixture({"a": Costs([1] * 50), "b": Costs([1] * 7)}, {"a": 1.0, "b": 1.0}, seed=0, window=32)
+    windows = [mixture.window(w) for w in range(25)]  # 400 visits of each: 8 epochs of a, 57 and one visit of b
+    seen = {0: [], 1: []}
+    for source_W, index_W, epoch_W in windows:
+        for source, index, epoch in zip(source_W, index_W, epoch_W, strict=True):
+            seen[int(source)].append((int(epoch), int(index)))
+    assert sorted(seen[0]) == [(epoch, index) for epoch in range(8) for index in range(50)]
+    assert len(set(seen[1])) == 400
+    assert [epoch for epoch, _ in sorted(seen[1])] == [k // 7 for k in range(400)]
+
+
 def test_weights_are_shares_of_slots():
     sources = {"text": Costs([512] * 30), "robot": Costs([40, 60]), "other": Costs([8, 16, 24])}
     weights = {"text": 2.0, "robot": 1.0, "other": 1.0}
@@ -87,7 +101,7 @@ def test_every_window_is_a_pure_function_of_the_seed():
 
 def test_sources_are_interleaved_not_in_blocks():
     mixture = Mixture({"a": Costs([1] * 9), "b": Costs([1] * 9)}, {"a": 1, "b": 1}, seed=0, window=1024)
-    source_W, _ = mixture.window(3)
+    source_W = mixture.window(3)[0]
     changes = np.count_nonzero(np.diff(source_W))
     assert 400 < changes < 620  # 512 expected of independent draws
 

@@ -64,7 +64,7 @@ def test_the_rows_of_a_window_hold_its_documents_and_no_others(costs, seed, wind
         expected = sorted(mixture.window(w)[1].tolist())
         found = []
         while len(found) < len(expected):
-            found += [index for _, index in stream.row(row)]
+            found += [index for _, index, _ in stream.row(row)]
             row += 1
         assert sorted(found) == expected
 

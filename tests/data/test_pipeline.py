@@ -1,3 +1,4 @@
+import dataclasses
 import pathlib
 
 import jax
@@ -54,6 +55,24 @@ def reference(sources):
     """Rows one by one, without Grain."""
     pipeline = _pipeline(sources)
     return [_rows(jax.tree.map(lambda x: x[None], pipeline.row(r)))[0] for r in range(2 * ROWS)]
+
+
+def test_annotated_rows_are_the_same_rows_with_what_is_said_of_them(sources, reference):
+    """By their global number, on every host; the pipeline that they come from stays as it is."""
+    pipeline = _pipeline(sources)
+    noted = pipeline.annotated(lambda r, row: dataclasses.replace(row, tokens=row.tokens + 1000 * r))
+    hosts = [noted.iterator(8, host, 2) for host in range(2)]
+    batches = [next(host) for host in hosts]
+    for host in hosts:
+        host.close()
+    for r, row in zip(range(8, 12), [row for batch in batches for row in _split(batch)], strict=True):
+        plain = dataclasses.replace(row, tokens=row.tokens - 1000 * r)
+        assert _rows(jax.tree.map(lambda x: x[None], plain)) == [reference[r]]
+    assert _read(pipeline, 8, 4) == reference[8:12]
+
+
+def _split(batch):
+    return [jax.tree.map(lambda x, b=b: x[b], batch) for b in range(len(batch.tokens))]
 
 
 def test_rows_differ_and_hold_both_sources(sources, reference):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from data.statistics import Statistics
-from data.transforms import Bins, Compose, Normalise, RelativeActions, ResizeImage, Transform
+from data.transforms import ABSOLUTE, Bins, Compose, Normalise, RelativeActions, ResizeImage, Transform
 
 GATO = Bins(1024, mu_law=(100, 256))
 
@@ -25,7 +25,7 @@ def statistics_of(rng):
 
 
 def test_every_action_of_a_chunk_is_an_offset_from_the_same_state_and_the_gripper_stays_absolute():
-    relative = RelativeActions(mask=(True, True, False), state=(1, 4))
+    relative = RelativeActions((1, 2, ABSOLUTE))
     sample = {"proprio": np.array([9, 10, 20, 30], np.float32), "actions": np.array([[11, 22, 1], [13, 24, 0]], "f")}
     assert relative(sample)["actions"].tolist() == [[1, 2, 1], [3, 4, 0]]
     assert relative.inverse(relative(sample))["actions"].tolist() == sample["actions"].tolist()
@@ -33,7 +33,7 @@ def test_every_action_of_a_chunk_is_an_offset_from_the_same_state_and_the_grippe
 
 def test_relative_actions_work_on_a_batch_as_on_each_sample():
     rng = np.random.default_rng(0)
-    relative = RelativeActions(mask=(True, False, True, True), state=(0, 4))
+    relative = RelativeActions((0, ABSOLUTE, 3, 2))
     samples = [sample_of(rng) for _ in range(3)]
     batch = {key: np.stack([sample[key] for sample in samples]) for key in ("proprio", "actions")}
     expected = np.stack([relative(sample)["actions"] for sample in samples])
@@ -67,7 +67,7 @@ def test_a_dim_that_never_varies_becomes_0_and_comes_back(mode):
 @pytest.mark.parametrize("mode", ["mean_std", "quantile"])
 def test_the_inverse_of_a_composition_gives_back_the_robots_units(mode):
     rng = np.random.default_rng(3)
-    relative = RelativeActions(mask=(True, True, True, False), state=(2, 6))
+    relative = RelativeActions((2, 3, 4, ABSOLUTE))
     transform = Compose((relative, Normalise(statistics_of(rng), mode)))
     sample = sample_of(rng)
     back = transform.inverse(transform(sample))
@@ -77,7 +77,7 @@ def test_the_inverse_of_a_composition_gives_back_the_robots_units(mode):
 
 def test_an_observation_without_actions_is_transformed_as_in_training():
     rng = np.random.default_rng(4)
-    relative = RelativeActions(mask=(True, True, True, False), state=(2, 6))
+    relative = RelativeActions((2, 3, 4, ABSOLUTE))
     transform = Compose((ResizeImage(6, 8), relative, Normalise(statistics_of(rng))))
     sample = sample_of(rng)
     full, seen = transform(sample), transform({k: v for k, v in sample.items() if k != "actions"})
@@ -88,12 +88,17 @@ def test_an_observation_without_actions_is_transformed_as_in_training():
 
 def test_transforms_come_back_from_json_and_do_the_same():
     rng = np.random.default_rng(5)
-    relative = RelativeActions(mask=(True, True, True, False), state=(0, 4))
+    relative = RelativeActions((0, 1, 2, ABSOLUTE))
     transform = Compose((ResizeImage(6, 8), relative, Normalise(statistics_of(rng), "quantile"), GATO))
     again = Transform.from_dict(json.loads(json.dumps(transform.to_dict())))
     assert again == transform
     sample = sample_of(rng)
     assert (again(sample)["action_ids"] == transform(sample)["action_ids"]).all()
+
+
+def test_relative_actions_of_the_first_checkpoints_still_load():
+    record = {"type": "RelativeActions", "mask": [True, False, True], "state": [2, 5]}
+    assert Transform.from_dict(record) == RelativeActions((2, ABSOLUTE, 4))
 
 
 @pytest.mark.parametrize(("x", "companded"), [(0, 0), (1, 0.45467), (256, 1), (-256, -1)])
@@ -139,7 +144,11 @@ def test_resizing_keeps_a_flat_image_flat_and_its_size_as_asked():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: RelativeActions((True,), (0, 2)), "mask has 1 dims and state .* covers 2"),
+        (
+            lambda: RelativeActions((0, -2)),
+            r"dims are \[0, -2\]; give for each action dim .* -1 for one that stays absolute",
+        ),
+        (lambda: RelativeActions(()), r"dims are \[\]"),
         (lambda: Normalise(statistics_of(np.random.default_rng(0)), "minmax"), "mode is 'minmax'; allowed"),
         (lambda: Bins(1), "num_bins >= 2"),
         (lambda: Bins(4).encode(np.array([np.nan])), "NaN or infinity"),
@@ -158,4 +167,6 @@ def test_actions_of_another_embodiment_are_refused():
     with pytest.raises(ValueError, match="actions has 3 dims, the statistics of embodiment 'arm' have 4"):
         Normalise(statistics_of(np.random.default_rng(0)))(sample)
     with pytest.raises(ValueError, match=r"actions have 3 dims.*made for 4 actions"):
-        RelativeActions((True,) * 4, (0, 4))(sample)
+        RelativeActions((0, 1, 2, 3))(sample)
+    with pytest.raises(ValueError, match=r"proprio 6; dims \[0, 1, 6\] were made for 3 actions"):
+        RelativeActions((0, 1, 6))(sample)

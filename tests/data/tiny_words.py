@@ -11,7 +11,7 @@ class Words:
         return [10 + len(word) for word in text.split()]
 
     def piece_id(self, piece):
-        return {"<action>": 5, "<point>": 6}[piece]
+        return {"<action>": 5, "<point>": 6, "<reserved_0>": 7}[piece]
 
     def code_id(self, code):
         if not 0 <= code < self.num_codes:

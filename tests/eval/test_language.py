@@ -4,28 +4,21 @@ import jax
 import numpy as np
 import pytest
 
-from configs.schema import parse
-from data.vocabulary import Vocabulary
 from eval import language
 from eval.language import CheckpointModel, encode_pair, encode_prompt
-from model.config import ModelConfig
-from serving.model import LoadedModel
-from tests.model.weights import random_states
-from tests.serving.test_generate import unpadded
-from tests.train.tiny_config import TEXT, model
+from tests.serving.random_text import random_model, small_vocabulary, unpadded
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 @pytest.fixture(scope="module")
 def vocabulary():
-    return Vocabulary.train([TEXT.read_text()[:8000]], 384, num_codes=8)
+    return small_vocabulary()
 
 
 @pytest.fixture(scope="module")
 def loaded(vocabulary):
-    config = parse(ModelConfig, model())
-    return LoadedModel(config, vocabulary, {}, *random_states(config, vocabulary.size, seed=4, std=0.4))
+    return random_model(vocabulary)
 
 
 def log_softmax_alone(loaded, ids):

@@ -188,7 +188,8 @@ def test_an_expert_layer_attends_to_its_observation_and_its_own_chunk_together(p
     graph, state = nnx.split(jax.eval_shape(layer_of))
     layer = nnx.merge(graph, random_like(state, std=0.4))
     x, condition = (np.random.default_rng(seed).normal(size=size) for seed, size in ((2, (2, C, W)), (3, (2, W))))
-    out = jax.jit(layer)(*(jnp.array(a, jnp.float32)[None] for a in (x, condition)), prefix.keys_values[0], prefix)
+    given = jnp.array(x, jnp.float32)[None], jnp.array(condition, jnp.float32)[None, :, None]
+    out = jax.jit(layer)(*given, prefix.keys_values[0], prefix)
 
     weight = lambda module, name: np.asarray(getattr(module, name)[...], "f8")  # noqa: E731
     normalised = lambda y: y / np.sqrt(np.mean(y**2, axis=-1, keepdims=True) + 1e-6)  # noqa: E731

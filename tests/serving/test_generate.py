@@ -8,10 +8,8 @@ import numpy as np
 import pytest
 
 from configs.schema import parse
-from data.batch import Batch
 from data.elements import Image, Tokens
 from data.layout import RowShape, collate, lay_out
-from data.vocabulary import Vocabulary
 from model.config import ImageConfig, ModelConfig
 from serving.decoder import Decoder
 from serving.generate import complete, generate, main, stream
@@ -19,7 +17,8 @@ from serving.model import LoadedModel
 from serving.sampling import Sampling
 from tests.model.weights import random_states
 from tests.serving.machine import Machine, chain, letters
-from tests.train.tiny_config import TEXT, model
+from tests.serving.random_text import random_model, small_vocabulary, unpadded
+from tests.train.tiny_config import model
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 STEPS = 3
@@ -27,20 +26,12 @@ STEPS = 3
 
 @pytest.fixture(scope="module")
 def vocabulary():
-    return Vocabulary.train([TEXT.read_text()[:8000]], 384, num_codes=8)
+    return small_vocabulary()
 
 
 @pytest.fixture(scope="module")
 def loaded(vocabulary):
-    config = parse(ModelConfig, model())
-    return LoadedModel(config, vocabulary, {}, *random_states(config, vocabulary.size, seed=4, std=0.4))
-
-
-def unpadded(ids: list[int]) -> Batch:
-    """One row that holds nothing but these ids."""
-    zeros = np.zeros((1, len(ids)), np.int32)
-    tokens, positions = np.array([ids], np.int32), np.arange(len(ids), dtype=np.int32)[None]
-    return Batch(tokens, zeros + 1, positions, zeros, zeros.astype("f4"), zeros + 1, {}, {})
+    return random_model(vocabulary)
 
 
 def test_greedy_text_is_the_step_by_step_argmax_of_unpadded_forward_passes(loaded, vocabulary):

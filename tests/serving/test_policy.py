@@ -70,7 +70,8 @@ def test_before_training_actions_are_noise_in_the_units_of_the_robot_around_its_
     policy = Policy(checkpoint, batch_size=2, seed=7, untrained=True)
     seen = [observation("arm3"), observation("arm2", 1)]
     chunks = policy.act(seen)
-    noise_BKCA = jax.random.normal(jax.random.split(jax.random.key(7))[1], (2, 1, CHUNK, WIDTH))
+    keys = [jax.random.fold_in(jax.random.key(7), number) for number in range(2)]
+    noise_BKCA = np.stack([jax.random.normal(key, (1, CHUNK, WIDTH)) for key in keys])
     noise_BKCA = noise_BKCA * np.prod([1 - (2 * tau - 1) / (tau**2 + (1 - tau) ** 2) / 2 for tau in (1.0, 0.5)])
     for chunk, noise, o in zip(chunks, noise_BKCA[:, 0], seen, strict=True):
         width = WIDTHS[o.embodiment][1]
@@ -119,9 +120,9 @@ def test_an_observation_becomes_the_row_that_training_made_of_it(config, checkpo
     for arm in WIDTHS:
         source: EpisodesConfig = sections.sources[arm]
         robot = sections.embodiments[arm]
-        transform, _ = transform_of(robot, arm, source)
+        transform, _ = transform_of(robot, arm, [source])
         documents = EpisodeSource(
-            LeRobotDataset(source.root), robot.embodiment(arm), trained._model.vocabulary, transform, source.form()
+            LeRobotDataset(source.root), robot.embodiment(arm), trained.model.vocabulary, transform, source.form()
         )
         dataset, index = documents.dataset, 6
         episode, step = int(documents.episode_of[index]), int(documents.step_of[index])
@@ -131,8 +132,9 @@ def test_an_observation_becomes_the_row_that_training_made_of_it(config, checkpo
             proprio=dataset.column("observation.state")[dataset.starts[episode] + step],
             embodiment=arm,
         )
-        expected = lay_out([documents[index]], trained._shape)
-        row = lay_out([trained._document(trained._prepare(seen), seen)], trained._shape)
+        expected = lay_out([documents[index]], trained.observer.rows.shape)
+        _, rows = trained.observer.observe([seen], 1)
+        row = jax.tree.map(lambda leaf: leaf[0], rows)
         actions = {"action", "action_mask"}
         row.values.update({name: expected.values[name] for name in actions})
         jax.tree.map(np.testing.assert_array_equal, row, expected)
@@ -147,11 +149,8 @@ def test_a_plan_is_the_most_likely_codes_and_reaches_the_actions_as_numbers(chec
     config["phases"]["act"]["pipeline"] = config["phases"]["act"]["pipeline"] | {"width": WIDTH + 2}
     policy = Policy(dataclasses.replace(checkpoint, config=config), batch_size=2, untrained=True)
     seen = [observation("arm3", 3), observation("arm2", 4)]
-    batches, sample = [], policy._chunks
-    policy._chunks = lambda params, buffers, batch, key: (batches.append(batch), sample(params, buffers, batch, key))[1]
-    policy.act(seen)
-    (batch,) = batches
-    model, first = policy._model.module(policy._model.params, policy._model.buffers), NUM_PIECES
+    batch = policy.planned(seen)
+    model, first = policy.model.module(policy.model.params, policy.model.buffers), NUM_PIECES
     for row, o in enumerate(seen):
         slot = int(batch.values["action_slot"][row, 0])
         codes = batch.tokens[row, slot - 3 : slot - 1] - first
@@ -159,7 +158,7 @@ def test_a_plan_is_the_most_likely_codes_and_reaches_the_actions_as_numbers(chec
         np.testing.assert_array_equal(codes, likely)
         vector = batch.values["proprio"][row, 0]
         np.testing.assert_allclose(vector[:2], (codes + 0.5) / 4 - 1, atol=1e-6)
-        np.testing.assert_array_equal(vector[2 : 2 + len(o.proprio)], policy._prepare(o)["proprio"])
+        np.testing.assert_array_equal(vector[2 : 2 + len(o.proprio)], policy.observer.prepare(o)["proprio"])
 
 
 @pytest.mark.parametrize(
@@ -171,7 +170,10 @@ def test_a_plan_is_the_most_likely_codes_and_reaches_the_actions_as_numbers(chec
         ({"images": ()}, "images are 0; arm3 was trained with 1"),
         ({"images": (np.zeros((8, 16, 3), np.uint8),)}, r"an image is uint8\[8, 16, 3\], the row takes uint8\[16, 16"),
         ({"images": (np.zeros((SIZE, SIZE, 3), "f4"),)}, "an image is float32"),
-        ({"instruction": "push " * 30}, "instruction 'push .* slots; rows of this checkpoint have 24; shorten it or"),
+        (
+            {"instruction": "push " * 30},
+            "instruction 'push .* slots in all; rows of this checkpoint have 24; shorten it or",
+        ),
     ],
 )
 def test_an_observation_it_cannot_use_is_refused(trained, changes, message):

@@ -7,9 +7,17 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from serving.quantize import Quantization, contracted_dims, dequantize, quantize
+from model.quantization import Quantization, contracted_dims
+from serving.quantize import dequantize, num_bytes, quantize, stored_shapes
 
-FORMS = [Quantization("int8"), Quantization("int8", 32), Quantization("int4"), Quantization("int4", 6)]
+FORMS = [
+    Quantization("fp8"),
+    Quantization("fp8", 4),
+    Quantization("int8"),
+    Quantization("int8", 32),
+    Quantization("int4"),
+    Quantization("int4", 6),
+]
 # Dims and those that a matmul sums over: heads, experts, a row of odd length, one channel.
 SHAPES = [((16, 2, 8), (0,)), ((2, 8, 16), (0, 1)), ((3, 10, 12), (1,)), ((5, 7), (0,)), ((64, 1), (0,))]
 
@@ -24,18 +32,22 @@ def random(dims, seed=0):
 
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: f"{form.kind}-{form.block}")
 @pytest.mark.parametrize(("dims", "contracted"), SHAPES, ids=str)
-def test_no_weight_is_off_by_more_than_half_its_scale(form, dims, contracted):
+def test_no_weight_is_off_by_more_than_half_a_step(form, dims, contracted):
+    """Of fp8, with three bits of mantissa, a step is an eighth of the power of two below, and 2^-9 near zero."""
     array = random(dims)
     values, scales = quantize(array, contracted, form)
     again = dequantize(values, scales, dims, contracted, form)
-    steps = dequantize(*_ones(values, scales, form), dims, contracted, form)
-    assert (np.abs(again - array) <= steps * 0.5 * (1 + 1e-6)).all()
+    steps = dequantize(*_ones(values, scales, form), dims, contracted, form)  # the scales
+    if form.kind == "fp8":
+        size = np.abs(np.divide(array, steps, out=np.zeros_like(array), where=steps > 0))
+        steps = steps * np.maximum(2.0 ** (np.floor(np.log2(np.maximum(size, 2.0**-6))) - 3), 2.0**-9)
+    assert (np.abs(again - array) <= steps * 0.5 * (1 + 1e-5)).all()
     np.testing.assert_array_equal(again, dequantize(jnp.array(values), jnp.array(scales), dims, contracted, form, jnp))
 
 
 def _ones(values, scales, form):
     """The same scales with every q = 1."""
-    return np.full_like(values, 1 if form.kind == "int8" else 0x11), scales
+    return np.full_like(values, 0x11 if form.kind == "int4" else 1), scales
 
 
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: f"{form.kind}-{form.block}")
@@ -44,10 +56,10 @@ def test_sizes_are_the_closed_form(form, dims, contracted):
     values, scales = quantize(random(dims), contracted, form)
     inputs = math.prod(dims[i] for i in contracted)
     rows, blocks = math.prod(dims) // inputs, math.ceil(inputs / (form.block or inputs))
-    bits = 8 if form.kind == "int8" else 4
-    assert form.num_bytes(dims, contracted) == values.nbytes + scales.nbytes
+    bits = 4 if form.kind == "int4" else 8
+    assert num_bytes(form, dims, contracted) == values.nbytes + scales.nbytes
     assert values.nbytes + scales.nbytes == rows * math.ceil(inputs * bits / 8) + 2 * rows * blocks
-    assert (values.shape, scales.shape) == form.shapes(dims, contracted)
+    assert (values.shape, scales.shape) == stored_shapes(form, dims, contracted)
     assert scales.dtype == ml_dtypes.bfloat16
 
 

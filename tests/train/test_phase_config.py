@@ -24,7 +24,8 @@ def check(phases, order=None):
         phases,
         models={"base"},
         sources={"text"},
-        objectives={"next_token": False, "distillation": True},
+        objectives={"next_token": "none", "distillation": "required", "preference": "optional"},
+        stores=("distillation",),
     )
 
 
@@ -35,6 +36,22 @@ def test_a_phase_may_start_from_another_phase_or_from_a_checkpoint_elsewhere():
         (None, "/runs/a"),
     ]
     check({"b": phase(init="path:a")})  # no phase of this run
+
+
+def test_a_teacher_may_be_a_phase_a_checkpoint_elsewhere_or_a_store():
+    teachers = [phase(teacher=teacher) for teacher in (None, "a", "path:/runs/a", "store:/stores/a")]
+    assert [(p.teacher_phase, p.teacher_path, p.teacher_store) for p in teachers] == [
+        (None, None, None),
+        ("a", None, None),
+        (None, "/runs/a", None),
+        (None, None, "/stores/a"),
+    ]
+    for teacher in ("path:/runs/a", "store:/stores/a"):
+        check({"b": phase(objective="distillation", teacher=teacher)})  # no phase of this run
+
+
+def test_an_objective_may_leave_the_teacher_to_the_config():
+    check({"a": phase(), "b": phase(objective="preference"), "c": phase(objective="preference", teacher="a")})
 
 
 def test_a_chain_of_phases_is_accepted():
@@ -54,6 +71,7 @@ def test_a_chain_of_phases_is_accepted():
         ({"copy": (("a", "b"),)}, "copies nothing"),
         ({"eval_every": -1}, "config.phases.p.eval_every is -1"),
         ({"optimizer": {"momentum": 0.9}}, "config.phases.p.optimizer.momentum is 0.9; it must be left out"),
+        ({"teacher": "store:"}, "config.phases.p.teacher is 'store:'; it must be a phase, 'path:<folder>' or 'store:<"),
         ({"stepz": 5}, "Did you mean 'steps'"),
     ],
 )
@@ -90,6 +108,9 @@ def refusals():
     yield {"a": change(init="phase:b"), "b": base}, None, "config.phases.a.init names 'b'"
     yield {"a": change(objective="distillation")}, None, "config.phases.a.teacher is None but objective"
     yield {"a": base, "b": change(teacher="a")}, None, "config.phases.b.teacher is 'a' but objective 'next_token' takes"
+    yield {"a": change(objective="distillation", teacher="z")}, None, "config.phases.a.teacher names 'z'; known phases"
+    stored = change(objective="preference", teacher="store:s")
+    yield {"a": stored}, None, "config.phases.a.teacher is 'store:s' but objective 'preference' needs a model; name a"
     yield {"a": base, "b": base}, ("a",), "config.phases.b is in no run"
 
 

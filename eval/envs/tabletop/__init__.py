@@ -6,10 +6,11 @@ while not env.success():
     observation, done = env.step(env.expert_action())
 """
 
+from eval.envs.environment import EVALUATION_SEED
 from eval.envs.tabletop.arms import ARMS, Arm
 from eval.envs.tabletop.batch import TabletopBatch
 from eval.envs.tabletop.demonstrate import Demonstration, demonstrate
-from eval.envs.tabletop.env import CONTROL_HZ, EVALUATION_SEED, Tabletop
+from eval.envs.tabletop.env import CONTROL_HZ, Tabletop
 from eval.envs.tabletop.language import WORDINGS
 from eval.envs.tabletop.tasks import TASKS
 

@@ -11,6 +11,7 @@ import dataclasses
 import mujoco
 import numpy as np
 
+ARM_ROOT = "base"  # the first body of an arm
 ARM_GROUP = 2  # geom group of everything that belongs to the arm
 AXES = {"y": (0.0, 1.0, 0.0), "z": (0.0, 0.0, 1.0)}
 
@@ -105,7 +106,7 @@ ARMS = {
 def add_arm(spec: mujoco.MjSpec, arm: Arm) -> None:
     """Adds joints, links, gripper, the site "tip" and one position actuator per joint and finger to `spec`."""
     spec.compiler.degree = False
-    body = spec.worldbody.add_body(name="base", pos=arm.base)
+    body = spec.worldbody.add_body(name=ARM_ROOT, pos=arm.base)
     for joint in arm.joints:
         body = body.add_body(name=joint.name, gravcomp=1)
         # A geared motor: its reflected inertia outweighs the light links, so tracking hardly depends on the posture.
@@ -164,3 +165,12 @@ def _add_gripper(spec: mujoco.MjSpec, wrist: mujoco.MjsBody, arm: Arm) -> None:
 def opening_to_travel(opening: float) -> float:
     """Gripper opening in [0, 1] to the position of each finger in metres."""
     return float(np.clip(opening, 0.0, 1.0)) * FINGER_TRAVEL
+
+
+def weaken(model: mujoco.MjModel, arm: str, share: float) -> None:
+    """Lets the joints' motors follow their targets with `share` of their bandwidth, damped as before."""
+    for joint in ARMS[arm].joints:
+        servo = model.actuator(joint.name)
+        servo.gainprm[0] *= share**2
+        servo.biasprm[1] *= share**2
+        servo.biasprm[2] *= share

@@ -1,8 +1,4 @@
-"""Demonstrations: the expert acts under smooth disturbances while the recorded action stays what it meant to do.
-
-The disturbance leads the arm off the expert's path and the labels lead back, so a policy trained on them has seen how
-to mend its own mistakes (DART, arXiv 1703.09327).
-"""
+"""Demonstrations: the expert acts under smooth disturbances while the recorded action stays what it meant to do."""
 
 from __future__ import annotations
 
@@ -10,10 +6,9 @@ import dataclasses
 
 import numpy as np
 
+from eval.envs.disturbance import Disturbance
 from eval.envs.tabletop.env import Tabletop
 from eval.envs.tabletop.points import Point
-
-MEMORY = 0.8  # share of a disturbance that is still there one control step later
 
 
 @dataclasses.dataclass
@@ -40,8 +35,7 @@ def demonstrate(env: Tabletop, seed: int, noise: float = 0.0, anywhere: bool = F
     disturbances that make a chunk of actions unpredictable. After success the expert goes on for `hold` steps, which
     show how to stay.
     """
-    rng = np.random.default_rng([seed, 1])
-    level, push = rng.uniform(0, noise), np.zeros(env.action_size)
+    disturbance = Disturbance(seed, noise, env.num_joints)
     observation = env.reset(seed, anywhere)
     episode = Demonstration(env.instruction, success=False)
     left = env.max_steps
@@ -52,8 +46,7 @@ def demonstrate(env: Tabletop, seed: int, noise: float = 0.0, anywhere: bool = F
         episode.actions.append(action)
         episode.points.append(env.grounded())
         episode.plans.append(env.plan())
-        push[:-1] = MEMORY * push[:-1] + np.sqrt(1 - MEMORY**2) * rng.normal(0, level, env.num_joints)
-        _, solved = env.step(action + push, render=False)
+        _, solved = env.step(action + np.append(disturbance.next(), 0.0), render=False)
         observation = env.observe()
         left -= 1
         if solved and not episode.success:

@@ -1,4 +1,5 @@
-"""Instructions in many wordings. The held-out wordings are new sentences made of words that the training ones use."""
+"""Instructions in many wordings. "test" are new sentences made of words that the training ones use; "rephrased" say the
+same in other words, "spanish" in another language."""
 
 from __future__ import annotations
 
@@ -98,21 +99,76 @@ WORDINGS = {
             "place every object in the area of its colour",
         ),
     },
+    "rephrased": {
+        "reach": (
+            "hover over the {object}",
+            "guide your hand towards the {object} and stay there",
+            "get as close as you can to the {colour} one",
+        ),
+        "push": (
+            "nudge the {object} until it sits inside the {zone}",
+            "get the {object} across to the {zone} without lifting",
+            "the {zone} is where the {object} should end up",
+        ),
+        "lift": (
+            "hoist the {object}",
+            "grab the {colour} {shape} and carry it upwards",
+            "let me see the {object} in the air",
+        ),
+        "stack": (
+            "build a tower with the {object} above the {support}",
+            "balance the {object} upon the {support}",
+            "the {support} should carry the {object}",
+        ),
+        "sort": (
+            "tidy up so that colours agree",
+            "everything goes where its own colour is",
+            "group these items with the matching circles",
+        ),
+    },
+    "spanish": {
+        "reach": ("lleva la pinza hasta el {object}", "acércate al {object}", "ve al {object} y espera"),
+        "push": (
+            "empuja el {object} a la {zone}",
+            "lleva el {object} hasta la {zone}",
+            "desliza el {object} a la {zone}",
+        ),
+        "lift": ("levanta el {object}", "coge el {object}", "alza el {object} de la mesa"),
+        "stack": ("pon el {object} sobre el {support}", "apila el {object} en el {support}"),
+        "sort": ("ordena los objetos por color", "pon cada objeto en la zona de su color"),
+    },
 }
+
+# Names of shapes and zones, and of colours as each of them takes them; English where a wording is not here.
+NAMES = {
+    "spanish": {
+        "shape": {"cube": "cubo", "cylinder": "cilindro", "disc": "disco"},
+        "colour": {
+            "red": "rojo", "green": "verde", "blue": "azul", "yellow": "amarillo", "purple": "morado", "cyan": "cian",
+        },
+        "zone": {
+            "red": "zona roja", "green": "zona verde", "blue": "zona azul", "yellow": "zona amarilla",
+            "purple": "zona morada", "cyan": "zona cian",
+        },
+    },
+}  # fmt: skip
 
 
 def instruction(rng: np.random.Generator, wording: str, task: str, layout: Layout, goal: Goal) -> str:
-    """One sentence for an episode, drawn from the wordings "train" or "test"."""
+    """One sentence for an episode, drawn from a wording of `WORDINGS`."""
     sentences = WORDINGS[wording][task]
-    target = layout.objects[goal.target]
-    support = layout.objects[goal.support]
-    words = {
-        "object": target.name,
-        "colour": target.colour,
-        "shape": target.shape,
-        "support": support.name,
-        "support_colour": support.colour,
-    }
-    if layout.zones:
-        words |= {"zone": layout.zones[goal.zone].name, "zone_colour": layout.zones[goal.zone].colour}
-    return sentences[rng.integers(len(sentences))].format(**words)
+    sentence = sentences[rng.integers(len(sentences))]
+    return sentence.format(**_words(NAMES.get(wording), layout, goal))
+
+
+def _words(names: dict[str, dict[str, str]] | None, layout: Layout, goal: Goal) -> dict[str, str]:
+    """What the braces of a sentence stand for."""
+    target, support = layout.objects[goal.target], layout.objects[goal.support]
+    zone = layout.zones[goal.zone] if layout.zones else None
+    if names is None:
+        words = {"object": target.name, "support": support.name}
+        words |= {"colour": target.colour, "shape": target.shape, "support_colour": support.colour}
+        return words | ({"zone": zone.name, "zone_colour": zone.colour} if zone else {})
+    named = lambda item: f"{names['shape'][item.shape]} {names['colour'][item.colour]}"  # noqa: E731
+    words = {"object": named(target), "support": named(support)}
+    return words | ({"zone": names["zone"][zone.colour]} if zone else {})

@@ -6,6 +6,9 @@ bounding box of something that moves can appear. The light is a camera too: what
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
+
 import mujoco
 import numpy as np
 
@@ -24,7 +27,12 @@ class RayCamera:
     """A square pinhole camera of `size` x `size` rays at `position` that looks at `target` (metres, world frame)."""
 
     def __init__(self, position: tuple, target: tuple, field_of_view: float, size: int):
-        self.position, self.size = np.array(position, float), size
+        self.position, self.target, self.field_of_view, self.size = (
+            np.array(position, float),
+            target,
+            field_of_view,
+            size,
+        )
         forward = np.array(target, float) - self.position
         forward /= np.linalg.norm(forward)
         right = np.cross(forward, (0.0, 0.0, 1.0))
@@ -74,34 +82,58 @@ CAMERA = RayCamera(position=(0.46, 0.0, 0.78), target=(-0.012, 0.0, 0.02), field
 LIGHT = RayCamera(position=(0.30, -0.42, 2.5), target=(0.0, 0.0, 0.0), field_of_view=17.0, size=32)
 
 
-def _light_cell_of_ground() -> np.ndarray:
-    """int[P]: the light's pixel that sees the ground under each pixel of the camera; the last one where none does."""
-    ground = CAMERA.ground()
-    image, _ = LIGHT.project(np.concatenate([ground, np.zeros((len(ground), 1))], 1))
-    cells = np.floor(image * LIGHT.size).astype(int)
-    inside = ((cells >= 0) & (cells < LIGHT.size)).all(1)
-    return np.where(inside, cells[:, 0] * LIGHT.size + cells[:, 1], LIGHT.size**2)
-
-
-GROUND_2P = CAMERA.ground().T.copy()
-LIGHT_CELL_P = _light_cell_of_ground()
-
 WHITE_TABLE = 255 * (AMBIENT + DIFFUSE * SUN[2])  # brightness of white paint on the table, in the light
-TABLE_P3 = np.full((IMAGE_SIZE**2, 3), WHITE_TABLE * TABLE_GREY, np.uint8)
 SHADE = (SHADOW * np.arange(256)).astype(np.uint8)  # a level in the light to the level in shadow
+
+
+@dataclasses.dataclass(frozen=True)
+class Look:
+    """From where a scene is seen and lit.
+
+    sun: float[3], towards the light. ground_2P: where each ray meets the table, metres. light_cell_P: the light's pixel
+    that sees it, the last one where none does. table_P3: paint of the bare table, 0..1. dim_3: factor of red, green
+    and blue in the picture.
+    """
+
+    camera: RayCamera
+    light: RayCamera
+    sun: np.ndarray
+    ground_2P: np.ndarray
+    light_cell_P: np.ndarray
+    table_P3: np.ndarray
+    dim_3: np.ndarray | None = None
+
+    @classmethod
+    def of(cls, camera: RayCamera, light: RayCamera, sun: np.ndarray) -> Look:
+        """The usual grey table seen by `camera`, lit by `light`."""
+        ground = camera.ground()
+        image, _ = light.project(np.concatenate([ground, np.zeros((len(ground), 1))], 1))
+        cells = np.floor(image * light.size).astype(int)
+        inside = ((cells >= 0) & (cells < light.size)).all(1)
+        cell_P = np.where(inside, cells[:, 0] * light.size + cells[:, 1], light.size**2)
+        return cls(camera, light, sun, ground.T.copy(), cell_P, np.full((len(ground), 3), TABLE_GREY))
+
+
+LOOK = Look.of(CAMERA, LIGHT, SUN)
 
 
 class Painter:
     """Draws one episode: the table is painted at construction, what moves at every call of `frame`."""
 
-    def __init__(self, model: mujoco.MjModel, layout: Layout):
-        self.model, self.lit = model, TABLE_P3.copy()
+    def __init__(
+        self,
+        model: mujoco.MjModel,
+        layout: Layout,
+        look: Look = LOOK,
+        colours: Mapping[str, tuple[float, ...]] = COLOURS,
+    ):
+        self.model, self.look, self.lit = model, look, (WHITE_TABLE * look.table_P3).astype(np.uint8)
         self.zone_of_pixel = np.full(IMAGE_SIZE**2, -1, np.int8)
         for slot, zone in enumerate(layout.zones):
             inside = np.flatnonzero(
-                (GROUND_2P[0] - zone.xy[0]) ** 2 + (GROUND_2P[1] - zone.xy[1]) ** 2 < ZONE_RADIUS**2
+                (look.ground_2P[0] - zone.xy[0]) ** 2 + (look.ground_2P[1] - zone.xy[1]) ** 2 < ZONE_RADIUS**2
             )
-            tint = (1 - ZONE_TINT) * np.asarray(COLOURS[zone.colour]) + ZONE_TINT
+            tint = (1 - ZONE_TINT) * np.asarray(colours[zone.colour]) + ZONE_TINT
             self.lit[inside] = WHITE_TABLE * tint
             self.zone_of_pixel[inside] = slot
         self.shaded = SHADE[self.lit]
@@ -116,14 +148,17 @@ class Painter:
         """The picture uint8[64,64,3] and the geom that each pixel shows, int32[4096], -1 for the table."""
         turned_G38 = data.geom_xmat[self.moving].reshape(-1, 3, 3) @ self.corners_G38
         boxes_G83 = data.geom_xpos[self.moving][:, None] + turned_G38.transpose(0, 2, 1)
-        shadow_map = np.zeros(LIGHT.size**2 + 1, bool)
-        shadow_map[LIGHT.cast(self.model, data, boxes_G83)[0]] = True
-        shadow = np.flatnonzero(shadow_map[LIGHT_CELL_P])
+        look = self.look
+        shadow_map = np.zeros(look.light.size**2 + 1, bool)
+        shadow_map[look.light.cast(self.model, data, boxes_G83)[0]] = True
+        shadow = np.flatnonzero(shadow_map[look.light_cell_P])
         picture_P3 = self.lit.copy()
         picture_P3[shadow] = self.shaded[shadow]
-        pixels, geoms, normals = CAMERA.cast(self.model, data, boxes_G83)
-        brightness = AMBIENT + DIFFUSE * np.maximum(normals @ SUN, 0)
+        pixels, geoms, normals = look.camera.cast(self.model, data, boxes_G83)
+        brightness = AMBIENT + DIFFUSE * np.maximum(normals @ look.sun, 0)
         picture_P3[pixels] = self.colours[geoms] * brightness[:, None]
+        if look.dim_3 is not None:
+            picture_P3 = (look.dim_3 * picture_P3).clip(0, 255).astype(np.uint8)
         shown_P = np.full(IMAGE_SIZE**2, -1, np.int32)
         shown_P[pixels] = geoms
         return picture_P3.reshape(IMAGE_SIZE, IMAGE_SIZE, 3), shown_P

@@ -8,11 +8,12 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
+from collections.abc import Mapping
 
 import mujoco
 import numpy as np
 
-from eval.envs.tabletop.arms import ARMS, Arm, add_arm
+from eval.envs.tabletop.arms import ARM_ROOT, ARMS, Arm, add_arm
 
 COLOURS = {
     "red": (0.90, 0.07, 0.07),
@@ -44,6 +45,7 @@ SHAPES = {
 }
 
 NUM_OBJECTS = 4  # slots; an episode may leave some empty
+MAX_EXTRAS = 3  # slots of objects that no task is about
 ZONE_RADIUS = 0.075
 FRICTION = (0.8, 0.01, 0.001)  # low enough that a pushed cylinder slides rather than topples
 FELT = 3 * (1.5,) + 3 * (0.0005,)  # N s/m and N m s: viscous drag, so that an object stops when the gripper does
@@ -83,26 +85,27 @@ class Zone:
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """What lies on the table."""
+    """What lies on the table; `extras` are objects that no task is about."""
 
     objects: tuple[Object, ...]
     zones: tuple[Zone, ...] = ()
+    extras: tuple[Object, ...] = ()
 
 
-def build_model(arm: str) -> mujoco.MjModel:
-    """A private copy of the model of `arm` (a key of `ARMS`); compiled once a process."""
-    return copy.copy(_compiled(arm))
+def build_model(arm: str, slots: int = NUM_OBJECTS) -> mujoco.MjModel:
+    """A private copy of the model of `arm` (a key of `ARMS`) with `slots` objects; compiled once a process."""
+    return copy.copy(_compiled(arm, slots))
 
 
 @functools.cache
-def _compiled(arm: str) -> mujoco.MjModel:
-    model = _table(ARMS[arm]).compile()
-    for slot in range(NUM_OBJECTS):
+def _compiled(arm: str, slots: int) -> mujoco.MjModel:
+    model = _table(ARMS[arm], slots).compile()
+    for slot in range(slots):
         model.joint(f"object{slot}").damping[:] = FELT
     return model
 
 
-def _table(arm: Arm) -> mujoco.MjSpec:
+def _table(arm: Arm, slots: int) -> mujoco.MjSpec:
     spec = mujoco.MjSpec()
     option = spec.option
     option.timestep, option.integrator = 0.01, mujoco.mjtIntegrator.mjINT_IMPLICITFAST
@@ -114,7 +117,7 @@ def _table(arm: Arm) -> mujoco.MjSpec:
         name="table", type=mujoco.mjtGeom.mjGEOM_PLANE, size=(2, 2, 1), rgba=(*3 * (TABLE_GREY,), 1),
         group=TABLE_GROUP, contype=1, conaffinity=0, friction=FRICTION,
     )  # fmt: skip
-    for slot in range(NUM_OBJECTS):
+    for slot in range(slots):
         _add_object(world.add_body(name=f"object{slot}", gravcomp=0), f"object{slot}", SHAPES["cube"])
     add_arm(spec, arm)
     return spec
@@ -142,12 +145,18 @@ BODY_FIELDS = ("body_mass", "body_inertia", "body_invweight0", "body_subtreemass
 GEOM_FIELDS = ("geom_type", "geom_size", "geom_rbound", "geom_aabb", "geom_dataid")
 
 
-def place(model: mujoco.MjModel, data: mujoco.MjData, layout: Layout) -> None:
-    """Edits `model` (shapes, colours) and resets `data` (poses) so that the table shows `layout`, arm apart."""
+def place(
+    model: mujoco.MjModel, data: mujoco.MjData, layout: Layout, colours: Mapping[str, tuple[float, ...]] = COLOURS
+) -> None:
+    """Edits `model` (shapes, colours) and resets `data` (poses) so that the table shows `layout`, arm apart.
+
+    The model needs a slot for each object; those left over wait beyond the picture.
+    """
     mujoco.mj_resetData(model, data)
     ids, prototypes = _prototypes()
-    for slot in range(NUM_OBJECTS):
-        item = layout.objects[slot] if slot < len(layout.objects) else None
+    items = (*layout.objects, *layout.extras)
+    for slot in range(model.body(ARM_ROOT).id - model.body("object0").id):
+        item = items[slot] if slot < len(items) else None
         body, source = model.body(f"object{slot}").id, ids[item.shape if item else "cube"]
         geom, source_geom = model.body_geomadr[body], prototypes.body_geomadr[source]
         for field in BODY_FIELDS:
@@ -158,5 +167,14 @@ def place(model: mujoco.MjModel, data: mujoco.MjData, layout: Layout) -> None:
         if item is None:
             pose[:] = (AWAY, slot, 0.026, 1, 0, 0, 0)
             continue
-        model.geom_rgba[geom, :3] = COLOURS[item.colour]
+        model.geom_rgba[geom, :3] = colours[item.colour]
         pose[:] = (*item.xy, item.height / 2, np.cos(item.turn / 2), 0, 0, np.sin(item.turn / 2))
+
+
+def add_weight(model: mujoco.MjModel, factor: float) -> None:
+    """Makes the objects that `place` laid down heavier by a factor."""
+    first = model.body("object0").id
+    bodies = slice(first, model.body(ARM_ROOT).id)
+    for field in ("body_mass", "body_inertia", "body_subtreemass"):
+        getattr(model, field)[bodies] *= factor
+    model.body_invweight0[bodies] /= factor

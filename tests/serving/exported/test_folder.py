@@ -15,6 +15,7 @@ from jax import export
 from data.elements import Image, Tokens
 from data.vocabulary import Vocabulary
 from model.config import BinsHeadConfig, ImageConfig, MoEConfig, RecurrentConfig, RobotConfig
+from model.quantization import Quantization
 from serving import export as exporting
 from serving.decoder import Decoder
 from serving.export import export_stablehlo, main
@@ -23,7 +24,6 @@ from serving.exported.weights import stored_tensors
 from serving.generate import complete
 from serving.interchange.gate import ExportError
 from serving.model import LoadedModel
-from serving.quantize import Quantization
 from serving.sampling import Sampling
 from tests.model.weights import random_states
 from tests.serving.interchange.folders import TEXT, gemma, logits_of, trained
@@ -184,7 +184,7 @@ def test_what_does_not_go_together_is_refused(checkpoint, vocabulary, tmp_path):
     common = ["--checkpoint", str(checkpoint.path), "--out", str(tmp_path / "out")]
     with pytest.raises(SystemExit, match=r"error: --quantize is int8 with --to hf; allowed: --to stablehlo"):
         main([*common, "--to", "hf", "--quantize", "int8"])
-    with pytest.raises(SystemExit, match=r"error: --block is 32 without --quantize; give --quantize int8 or int4"):
+    with pytest.raises(SystemExit, match=r"error: --block is 32 without --quantize; give --quantize int8, int4 or fp8"):
         main([*common, "--to", "stablehlo", "--block", "32"])
     with pytest.raises(
         SystemExit, match=r"error: block is 3; allowed: 0 \(a whole channel\) or a positive even number"

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from jax import export
 
-from data.layout import lay_out
 from serving.export import export_stablehlo
 from serving.exported.functions import Functions, observed
 from serving.exported.weights import Weights, stored_tensors
@@ -59,11 +58,12 @@ def test_an_exported_policy_makes_the_chunks_of_ours_for_any_number_of_observati
     for count in (3,):
         policy = Policy(checkpoint, batch_size=count)
         seen = [observation(seed) for seed in range(count)]
-        batch = policy._batch([policy._prepare(o) for o in seen], seen)
-        key = jax.random.key(count)
-        wanted = policy._sample(policy._model.params, policy._model.buffers, batch, key)
-        noise = jax.random.normal(key, batch.values["action"].shape)
-        np.testing.assert_allclose(act(weights, inputs_of(batch, noise=noise)), wanted, atol=1e-4)
+        samples, batch = policy.observer.observe(seen, count)
+        keys = [jax.random.fold_in(jax.random.key(0), number) for number in range(count)]
+        noise = np.stack([jax.random.normal(key, batch.values["action"].shape[1:]) for key in keys])
+        chunks = act(weights, inputs_of(batch, noise=noise))
+        for sample, o, chunk_CA, wanted in zip(samples, seen, np.asarray(chunks), policy.act(seen), strict=True):
+            np.testing.assert_allclose(policy.observer.in_units(sample, o, chunk_CA), wanted, atol=1e-3)
     arguments = json.loads((tmp_path / "out/manifest.json").read_text())["functions"]["policy"]["arguments"]["inputs"]
     assert arguments["media/image"] == {"shape": ["b", 1, SIZE, SIZE, 3], "dtype": "uint8"}
     assert arguments["tokens"]["shape"] == ["b", 24]
@@ -73,16 +73,15 @@ def test_a_plan_is_a_function_of_its_own(checkpoint):
     """Codes that a model writes before it acts; between the two functions they become numbers it feels."""
     source = Source(checkpoint)
     policy = Policy(checkpoint, batch_size=2)
-    rows = dataclasses.replace(policy._rows, plan_length=2, plan_bins=8)
-    functions = Functions(source.config, source.vocabulary, Weights.of(source, None), rows)
+    rows = dataclasses.replace(policy.observer.rows, plan_length=2, plan_bins=8)
+    functions = Functions(source.config, source.vocabulary, Weights.of(source, None), rows, policy.head)
     assert functions.all().keys() == {"prefill", "decode", "policy", "plan"}
     plan = functions.all()["plan"]
     exported = export.export(jax.jit(plan.run), platforms=("cpu", "cuda", "tpu"))(*plan.arguments)
     params = source.cached(0)
     weights = {path: jnp.asarray(source.read(params, path)) for path in source.shapes}
     seen = [observation(seed) for seed in range(2)]
-    documents = [policy._document(policy._prepare(o), o) for o in seen]
-    batch = jax.tree.map(lambda *x: np.stack(x), *(lay_out([document], rows.shape) for document in documents))
+    _, batch = policy.observer.observe(seen, 2)
     inputs = jax.tree.map(jnp.asarray, inputs_of(batch))
     found = exported.call(weights, inputs)
     model = functions.model(weights)

@@ -9,14 +9,15 @@ import pytest
 
 from data.vocabulary import Vocabulary
 from model.model import create, split
+from model.quantization import Quantization, contracted_dims
 from serving.exported.folder import read_model, write_rest
 from serving.exported.weights import Weights
 from serving.interchange.source import Source
 from serving.interchange.stacking import flat, nested
 from serving.model import LoadedModel
-from serving.quantize import Quantization, contracted_dims, dequantize, quantize
+from serving.quantize import dequantize, quantize
 from tests.serving.interchange.folders import TEXT, gemma, trained
-from tests.serving.test_generate import unpadded
+from tests.serving.random_text import unpadded
 from train.checkpoint import Checkpoint
 
 STEPS, LENGTH, ROWS = 80, 48, 8

@@ -17,7 +17,7 @@ from data.vocabulary import Vocabulary
 from model.config import AttentionConfig, DenseConfig, ModelConfig, SiglipConfig
 from serving.interchange.tensor_files import Shape, create_tensors, open_tensors
 from serving.model import LoadedModel
-from tests.serving.test_generate import unpadded
+from tests.serving.random_text import unpadded
 from train.checkpoint import Assets
 
 REFERENCES = Path("tests/assets/transformers")

@@ -2,7 +2,8 @@
 
 import pytest
 
-from serving.text.chat import ChatTemplate
+from data.chat import PLAIN_TURN, ChatTemplate
+from serving.text.chat import ChatReader
 from serving.text.errors import ApiError
 
 USER, MODEL = {"role": "user", "content": " Hi "}, {"role": "assistant", "content": "Yes?"}
@@ -12,7 +13,7 @@ SYSTEM = {"role": "system", "content": "Be brief."}
 class Gemma:
     """Text that is its own ids; the pieces that Gemma's vocabulary has for turns."""
 
-    has_symbols, bos_id = False, 1
+    has_symbols, adds_space, bos_id = False, False, 1
     pieces = ("<start_of_turn>", "<end_of_turn>")
 
     def piece_id(self, piece):
@@ -24,6 +25,10 @@ class Gemma:
         return [ord(letter) for letter in text]
 
 
+def reader(vocabulary, turn=""):
+    return ChatReader(ChatTemplate(vocabulary, turn=turn))
+
+
 def text_of(prompt):
     ids = prompt.document[0].ids.tolist()
     assert ids[0] == Gemma.bos_id
@@ -31,7 +36,7 @@ def text_of(prompt):
 
 
 def test_gemma_has_turns_of_its_own():
-    prompt = ChatTemplate(Gemma()).prompt([SYSTEM, USER, MODEL, USER])
+    prompt = reader(Gemma()).prompt([SYSTEM, USER, MODEL, USER])
     assert text_of(prompt) == (
         "<start_of_turn>user\nBe brief.\n\nHi<end_of_turn>\n"
         "<start_of_turn>model\nYes?<end_of_turn>\n"
@@ -53,11 +58,11 @@ def test_gemma_has_turns_of_its_own():
 )
 def test_gemmas_turns_alternate(messages, message):
     with pytest.raises(ApiError, match=message):
-        ChatTemplate(Gemma()).prompt(messages)
+        reader(Gemma()).prompt(messages)
 
 
 def test_others_follow_a_pattern(vocabulary):
-    template = ChatTemplate(vocabulary, turn="[{role}]\n{content}\n\n")
+    template = reader(vocabulary, turn="[{role}]\n{content}\n\n")
     prompt = template.prompt([SYSTEM, USER, MODEL, USER])
     text = vocabulary.decode(prompt.document[0].ids.tolist())
     assert text == "[system]\nBe brief.\n\n[user]\n Hi \n\n[assistant]\nYes?\n\n[user]\n Hi \n\n[assistant]\n"
@@ -65,10 +70,10 @@ def test_others_follow_a_pattern(vocabulary):
 
 
 def test_a_pattern_without_roles_has_no_stop_string_of_its_own(vocabulary):
-    assert ChatTemplate(vocabulary, turn="{content}\n").prompt([USER]).stop == ()
+    assert reader(vocabulary, turn="{content}\n").prompt([USER]).stop == ()
 
 
 def test_what_a_text_model_cannot_see_is_refused(vocabulary):
     image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,"}}
     with pytest.raises(ApiError, match="is an image, and this model takes none"):
-        ChatTemplate(vocabulary).prompt([{"role": "user", "content": [image]}])
+        reader(vocabulary, PLAIN_TURN).prompt([{"role": "user", "content": [image]}])
