@@ -6,11 +6,14 @@ import os
 # as small as two cores make it, all can end up waiting for one that never gets a turn. XLA reads this once.
 os.environ.setdefault("NPROC", "16")
 
+import hypothesis
 import jax
 import pytest
 
 from model.startup import fast_cpu_products
 
+hypothesis.settings.register_profile("untimed", deadline=None)  # a busy machine is no error
+hypothesis.settings.load_profile("untimed")
 fast_cpu_products()  # as every program of the stack does, before a device is used
 
 
