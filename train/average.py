@@ -10,18 +10,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-from ml_collections import ConfigDict
-
-from train.build import build_phase
 from train.checkpoint import Checkpoint
-from train.sections import completed
-from train.step import TrainState
-from train.weights import mean_of, refuse_other_models, write_weights
+from train.weights import held_out_figures, mean_of, print_figures, refuse_other_models, write_weights
 
 
 def average(checkpoints: Sequence[Checkpoint], out: str, *, evaluate: bool = False) -> dict[str, dict[str, float]]:
@@ -44,21 +37,10 @@ def average(checkpoints: Sequence[Checkpoint], out: str, *, evaluate: bool = Fal
     return found
 
 
-def _measure(checkpoint: Checkpoint) -> Any:
-    """What the phase of the checkpoint measures on held-out data, of any weights of its model."""
-    phase = checkpoint.config["phases"][checkpoint.phase]
-    if phase.get("teacher") is not None:
+def _measure(checkpoint: Checkpoint) -> Callable[[Any, Any], dict[str, float]]:
+    if checkpoint.config["phases"][checkpoint.phase].get("teacher") is not None:
         raise ValueError(f"phase {checkpoint.phase!r} is measured with its teacher; leave out --evaluate")
-    built = build_phase(completed(ConfigDict(checkpoint.config)), checkpoint.phase, None)
-    evaluate = built.evaluate
-    if evaluate is None:
-        raise ValueError(f"phase {checkpoint.phase!r} holds nothing out; set `holdout` of a source, or do without")
-
-    def figures(weights: Any, buffers: Any) -> dict[str, float]:
-        params, buffers = jax.tree.map(jnp.asarray, (weights, buffers))
-        return evaluate(TrainState(jnp.int32(0), params, buffers, (), None, None))  # type: ignore[arg-type]
-
-    return figures
+    return held_out_figures(checkpoint)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -71,8 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         found = average([Checkpoint.open(path) for path in options.checkpoints], options.out, evaluate=options.evaluate)
     except ValueError as error:
         sys.exit(f"error: {error}")
-    for name, figures in found.items():
-        print(f"{name}: " + "  ".join(f"{figure} {value:.4f}" for figure, value in figures.items()))
+    print_figures(found)
     print(f"{options.out}: the average of {len(options.checkpoints)} checkpoints")
 
 

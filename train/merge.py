@@ -10,21 +10,16 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
 
-from train.build import build_phase
 from train.checkpoint import Checkpoint
 from train.optimizer import name_of
-from train.sections import completed
-from train.step import TrainState
 from train.stored import stored
-from train.weights import refuse_other_models, write_weights
+from train.weights import held_out_figures, print_figures, refuse_other_models, write_weights
 
 _STACKED = "stack/repeated/"  # names of parameters whose first dim counts layers
 _FRONT = (0.2, 0.4, 0.6, 0.8, 1.0)  # shares that are measured
@@ -72,20 +67,6 @@ def merge(init: Checkpoint, policies: Sequence[Checkpoint], share: float) -> Any
     return jax.tree_util.tree_map_with_path(one, *(stored(checkpoint, "weights") for checkpoint in (init, *policies)))
 
 
-def _measure(policy: Checkpoint, init: Checkpoint) -> Callable[[Any], dict[str, float]]:
-    """What the policy's phase measures on held-out problems, with `kl` against the start."""
-    evaluate = build_phase(completed(ConfigDict(policy.config)), policy.phase, init).evaluate
-    if evaluate is None:
-        raise ValueError(f"phase {policy.phase!r} holds nothing out; set `holdout` of a source, or do without")
-    buffers = jax.tree.map(jnp.asarray, policy.buffers)
-
-    def figures(weights: Any) -> dict[str, float]:
-        params = jax.tree.map(jnp.asarray, weights)
-        return evaluate(TrainState(jnp.int32(0), params, buffers, (), None, None))  # type: ignore[arg-type]
-
-    return figures
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m train.merge", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("policies", nargs="+", help="folders <workdir>/<phase>, their checkpoints or steps in them")
@@ -99,17 +80,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         weights = merge(init, policies, options.share)
         found: dict[str, dict[str, float]] = {}
         if options.evaluate:
-            measure = _measure(policies[0], init)
+            figures_of, buffers = held_out_figures(policies[0], init), policies[0].buffers
             for checkpoint in (init, *policies):
-                found[str(checkpoint.path)] = measure(checkpoint.weights)
+                found[str(checkpoint.path)] = figures_of(checkpoint.weights, buffers)
             for share in _FRONT:
-                found[f"merged, share {share}"] = measure(merge(init, policies, share))
+                found[f"merged, share {share}"] = figures_of(merge(init, policies, share), buffers)
         origin = {"merge of": [str(p.path) for p in policies], "init": str(init.path), "share": options.share}
         write_weights(options.out, weights, policies[0].buffers, policies[0], {**origin, "evaluation": found})
     except ValueError as error:
         sys.exit(f"error: {error}")
-    for name, figures in found.items():
-        print(f"{name}: " + "  ".join(f"{figure} {value:.4f}" for figure, value in figures.items()))
+    print_figures(found)
     print(f"{options.out}: {len(policies)} policies merged")
 
 

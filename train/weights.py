@@ -5,16 +5,21 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+from ml_collections import ConfigDict
 
+from train.build import build_phase
 from train.checkpoint import Checkpoint
 from train.optimizer import name_of
+from train.sections import completed
+from train.step import TrainState
 from train.stored import stored
 
 
@@ -63,6 +68,29 @@ def write_weights(out: str | Path, weights: Any, buffers: Any, like: Checkpoint,
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return Checkpoint.open(out)
+
+
+def held_out_figures(
+    checkpoint: Checkpoint, teacher: Checkpoint | None = None
+) -> Callable[[Any, Any], dict[str, float]]:
+    """(weights, buffers) -> what the phase of the checkpoint measures on held-out data, for any weights of its model.
+
+    Raises ValueError where the phase holds nothing out.
+    """
+    evaluate = build_phase(completed(ConfigDict(checkpoint.config)), checkpoint.phase, teacher).evaluate
+    if evaluate is None:
+        raise ValueError(f"phase {checkpoint.phase!r} holds nothing out; set `holdout` of a source, or do without")
+
+    def figures(weights: Any, buffers: Any) -> dict[str, float]:
+        params, buffers = jax.tree.map(jnp.asarray, (weights, buffers))
+        return evaluate(TrainState(jnp.int32(0), params, buffers, (), None, None))  # type: ignore[arg-type]
+
+    return figures
+
+
+def print_figures(found: Mapping[str, Mapping[str, float]]) -> None:
+    for name, figures in found.items():
+        print(f"{name}: " + "  ".join(f"{figure} {value:.4f}" for figure, value in figures.items()))
 
 
 def _shapes(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:

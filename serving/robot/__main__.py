@@ -14,7 +14,6 @@ import json
 import logging
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,6 +25,7 @@ from serving.robot.fields import PRESETS, Fields, Reader, own_fields
 from serving.robot.server import Limits, PolicyServer
 from serving.robot.wire import pack
 from serving.robot.worker import Worker
+from serving.secret import read_secret
 
 _LOG = logging.getLogger(__name__)
 
@@ -115,7 +115,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     prepare_kernels()
     try:
-        limits = Limits(options.max_clients, int(options.max_frame_mb * 1e6), _token(options.token_file))
+        limits = Limits(
+            options.max_clients, int(options.max_frame_mb * 1e6), read_secret(options.token_file, "--token_file")
+        )
         metadata = _metadata(options.metadata)
         policy = Policy.load(options.checkpoint, batch_size=_sizes(options.batch_size), seed=options.seed)
         _LOG.info("compiling for batches of up to %d", options.batch_size)
@@ -142,15 +144,6 @@ def _metadata(text: str) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ValueError(f"--metadata is {text[:100]!r}; give a JSON object")
     return found
-
-
-def _token(path: str | None) -> str | None:
-    if path is None:
-        return None
-    token = Path(path).read_text().strip()
-    if not token:
-        raise ValueError(f"{path} is empty; write the token into it, or leave out --token_file")
-    return token
 
 
 if __name__ == "__main__":

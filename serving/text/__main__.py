@@ -26,6 +26,7 @@ from model.startup import prepare_kernels
 from serving.decoder import Decoder
 from serving.model import LoadedModel
 from serving.prompts import text_tokens
+from serving.secret import read_secret
 from serving.slots import Slots
 from serving.text.calls import Reader
 from serving.text.chat import ChatReader
@@ -94,7 +95,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     prepare_kernels()
     try:
-        limits = Limits(options.timeout, int(options.max_body_mb * 1e6), _key(options.api_key_file))
+        limits = Limits(
+            options.timeout, int(options.max_body_mb * 1e6), read_secret(options.api_key_file, "--api_key_file")
+        )
         loaded = LoadedModel.of(Checkpoint.open(options.checkpoint))
         server = server_of(
             loaded,
@@ -116,15 +119,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(f"error: {error}")
     if server.worker.failure is not None:
         sys.exit(f"error: the model cannot be run: {server.worker.failure}")
-
-
-def _key(path: str | None) -> str | None:
-    if path is None:
-        return None
-    key = Path(path).read_text().strip()
-    if not key:
-        raise ValueError(f"{path} is empty; write the API key into it, or leave out --api_key_file")
-    return key
 
 
 if __name__ == "__main__":

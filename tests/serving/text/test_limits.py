@@ -276,5 +276,5 @@ def test_the_command_says_what_is_wrong(tmp_path):
     with pytest.raises(SystemExit, match=r"error: .*holds no finished checkpoint"):
         main([str(tmp_path)])
     (tmp_path / "key").write_text("\n")
-    with pytest.raises(SystemExit, match="is empty; write the API key into it"):
+    with pytest.raises(SystemExit, match="is empty; write the secret into it, or leave out --api_key_file"):
         main([str(tmp_path), "--api_key_file", str(tmp_path / "key")])
