@@ -11,7 +11,6 @@ import dataclasses
 import functools
 import json
 import math
-import os
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -22,6 +21,7 @@ from tokenizers import models, trainers
 
 from data.action_codes import UndecodableActions
 from data.transforms import Sample, Transform
+from data.whole import write_whole
 
 _FIRST = 0xE000  # coefficients are spelled as characters of Unicode's private use area
 _MOST = 0xF8FF - _FIRST
@@ -84,11 +84,7 @@ class Fast(Transform):
         return found
 
     def save(self, path: str | pathlib.Path) -> None:
-        path = pathlib.Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_name(f"{path.name}.{os.getpid()}")
-        aside.write_text(json.dumps(self.to_dict()) + "\n")
-        aside.replace(path)
+        write_whole(path, json.dumps(self.to_dict()) + "\n")
 
     @functools.cached_property
     def _tokenizer(self) -> tokenizers.Tokenizer:

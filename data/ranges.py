@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import pathlib
 from typing import Any
 
 import numpy as np
+
+from data.whole import write_whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,17 +58,10 @@ class FrameRanges:
 
     def save(self, path: str | pathlib.Path, **settings: Any) -> None:
         """Writes the file, whole or not at all; `settings` say in it how the ranges came about."""
-        path = pathlib.Path(path)
         pairs = zip(self.lengths, self.kept, strict=True)
         lines = [json.dumps({"length": length, "keep": ranges}) for length, ranges in pairs]
         text = f'{{"settings": {json.dumps(settings)},\n "episodes": [\n  ' + ",\n  ".join(lines) + "\n]}\n"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            partial.write_text(text, encoding="utf-8")
-            partial.rename(path)
-        finally:
-            partial.unlink(missing_ok=True)
+        write_whole(path, text)
 
     def frames(self, episode: int, stride: int = 1) -> np.ndarray:
         """int64[n]: every stride-th kept frame of an episode, counted in each range from its start."""

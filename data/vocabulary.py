@@ -12,12 +12,13 @@ import functools
 import hashlib
 import io
 import itertools
-import os
 import pathlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import sentencepiece
+
+from data.whole import write_whole
 
 # Reserved ids that no text is ever encoded to, so data cannot forge a turn or an action.
 SYMBOLS = (
@@ -125,11 +126,7 @@ class Vocabulary:
         return cls(serialized[_HEADER:], num_codes, num_unused)
 
     def save(self, path: str | pathlib.Path) -> None:
-        path = pathlib.Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_name(f"{path.name}.{os.getpid()}")
-        aside.write_bytes(self.model)
-        aside.replace(path)  # at once, so that nobody reads half a model
+        write_whole(path, self.model)
 
     def __reduce__(self):
         return Vocabulary, (self.model, self.num_codes, self.num_unused)

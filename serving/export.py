@@ -25,13 +25,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from data.whole import new_folder
 from model.quantization import Quantization
 from serving.exported.check import check_functions
 from serving.exported.folder import functions_of, write_functions, write_rest
 from serving.exported.weights import Weights
 from serving.interchange.bare import refuse_unequal, write_weights
 from serving.interchange.expressible import architecture_for
-from serving.interchange.folders import new_folder
 from serving.interchange.gate import ExportError, Gate, installed_reference
 from serving.interchange.gguf_file import TYPES, export_gguf
 from serving.interchange.kinema import Kinema

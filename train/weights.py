@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
 
+from data.whole import new_folder
 from train.build import build_phase
 from train.checkpoint import Checkpoint
 from train.optimizer import name_of
@@ -50,12 +50,7 @@ def write_weights(out: str | Path, weights: Any, buffers: Any, like: Checkpoint,
 
     origin: what made the weights, kept in `meta.json`. Raises ValueError where `out` exists.
     """
-    out = Path(out).resolve()
-    if out.exists():
-        raise ValueError(f"--out {out} exists; remove it or choose another folder")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    aside = out.with_name(f".{out.name}.{os.getpid()}")
-    try:
+    with new_folder(out) as aside:
         shutil.copytree(like.path / "files", aside / "files")
         (aside / "files" / "meta.json").write_text(
             json.dumps({**like.meta, "origin": origin}, indent=1, sort_keys=True)
@@ -64,9 +59,6 @@ def write_weights(out: str | Path, weights: Any, buffers: Any, like: Checkpoint,
             writer.save(aside / "params", weights)
             if jax.tree.leaves(buffers):
                 writer.save(aside / "buffers", buffers)
-        aside.rename(out)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
     return Checkpoint.open(out)
 
 

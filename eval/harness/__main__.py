@@ -17,6 +17,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from data.whole import write_whole
 from eval.language import CheckpointModel, LanguageModel
 from model.startup import prepare_kernels
 from serving.model import LoadedModel
@@ -116,7 +117,7 @@ def _write(found: dict[str, Any], out: Path, checkpoint: Checkpoint) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     samples = [{"task": task, **item} for task, items in found["samples"].items() for item in items]
     lines = [json.dumps(item, default=str, ensure_ascii=False) for item in samples]
-    _replace(out.with_suffix(".jsonl"), "\n".join(lines) + "\n")
+    write_whole(out.with_suffix(".jsonl"), "\n".join(lines) + "\n")
     summary = {
         "checkpoint": str(checkpoint.path),
         "step": checkpoint.step,
@@ -125,16 +126,10 @@ def _write(found: dict[str, Any], out: Path, checkpoint: Checkpoint) -> None:
         "n-samples": found["n-samples"],
         "versions": {name: metadata.version(name) for name in ("lm_eval", "jax", "numpy")},
     }
-    _replace(out, json.dumps(summary, indent=1, default=str) + "\n")
+    write_whole(out, json.dumps(summary, indent=1, default=str) + "\n")
     for task, figures in summary["results"].items():
         shown = {name: value for name, value in figures.items() if isinstance(value, float)}
         print(task, *(f"{name.removesuffix(',none')} {value:.4f}" for name, value in shown.items()))
-
-
-def _replace(path: Path, text: str) -> None:
-    aside = path.with_name(f"{path.name}.{os.getpid()}")
-    aside.write_text(text)
-    aside.replace(path)
 
 
 if __name__ == "__main__":

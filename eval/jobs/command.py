@@ -26,6 +26,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from configs import command
 from configs.schema import parse, to_plain
+from data.whole import write_whole
 from eval.config import EvaluateConfig, RobotConfig, completed
 from eval.envs import registry
 from eval.jobs.job import Job
@@ -33,7 +34,7 @@ from eval.jobs.page import build_page
 from eval.jobs.processes import SimulatorError
 from eval.jobs.suites import shifts_of
 from eval.jobs.summary import compare_jobs, summarise
-from eval.journal import Record, write_json, write_text
+from eval.journal import Record, write_json
 from model.startup import prepare_kernels
 from train.checkpoint import Checkpoint
 
@@ -147,7 +148,7 @@ def write_summary(job: Job, other: Job | None) -> dict[str, Any]:
         rows = compare_jobs(records, list(other.records().values()), kinds)
         summary["compared"] = {"checkpoints": [checkpoint_of(job), checkpoint_of(other)], "rows": rows}
     write_json(job.out / "summary.json", summary)
-    write_text(job.out / "report.html", build_page(summary, job.out))
+    write_whole(job.out / "report.html", build_page(summary, job.out))
     return summary
 
 

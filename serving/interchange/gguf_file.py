@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from data.whole import new_file
 from serving.interchange.expressible import architecture_for
-from serving.interchange.folders import new_file
 from serving.interchange.gate import ExportError, equal_bits
 from serving.interchange.gguf_keys import add_model, add_vocabulary
 from serving.interchange.source import Source

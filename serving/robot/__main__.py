@@ -62,10 +62,7 @@ def server_of(
 def example_of(policy: Policy, name: str) -> Observation:
     """An observation of nothing, of the sizes that this robot has."""
     source, robot = policy.observer.rows.sources[name], policy.observer.embodiments[name]
-    image = policy.model.config.image
-    assert image is not None
-    picture = np.zeros((image.height, image.width, 3), np.uint8)
-    pictures = (picture,) * len(source.cameras)
+    pictures = tuple(np.zeros((*_image_size(policy), 3), np.uint8) for _ in source.cameras)
     running = np.zeros((1, robot.action_width), np.float32)
     goal = () if source.goal == "language" else pictures
     return Observation(pictures, "", np.zeros(robot.proprio_width, np.float32), name, goal, running)
@@ -73,16 +70,20 @@ def example_of(policy: Policy, name: str) -> Observation:
 
 def _described(policy: Policy, name: str) -> dict[str, Any]:
     """What a client needs to know of a robot."""
-    robot, image = policy.observer.embodiments[name], policy.model.config.image
-    assert image is not None
-    source = policy.observer.rows.sources[name]
+    robot, source = policy.observer.embodiments[name], policy.observer.rows.sources[name]
     return {
         "action_horizon": policy.observer.rows.shape.chunk,
         "action_width": robot.action_width,
         "state_width": robot.proprio_width,
-        "image_size": None if source.resize else [image.height, image.width],
+        "image_size": None if source.resize else list(_image_size(policy)),
         "cameras": list(source.cameras),
     }
+
+
+def _image_size(policy: Policy) -> tuple[int, ...]:
+    """Height and width of pictures; () for a policy without cameras."""
+    image = policy.model.config.image
+    return (image.height, image.width) if image is not None else ()
 
 
 def _fields(name: str, cameras: Sequence[str], preset: str | None) -> Fields:

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import struct
 import zlib
 from pathlib import Path
@@ -30,6 +29,7 @@ from typing import Any, Literal
 import numpy as np
 
 from data.batch import Batch
+from data.whole import write_whole
 from train.objectives.distill_entries import Entries
 
 VERSION = 1
@@ -84,9 +84,7 @@ def shard_path(folder: Path, shard: int) -> Path:
 
 
 def write_json(path: Path, content: Any) -> None:
-    aside = path.with_suffix(f".{os.getpid()}.tmp")
-    aside.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
-    os.replace(aside, path)
+    write_whole(path, json.dumps(content, indent=1, sort_keys=True) + "\n")
 
 
 def taught_slots(row: Batch) -> np.ndarray:

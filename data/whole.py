@@ -9,6 +9,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 
+def write_whole(path: str | Path, content: str | bytes) -> None:
+    """Writes or replaces a file, text in UTF-8; its folder is made where there is none."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        aside.write_bytes(content if isinstance(content, bytes) else content.encode())
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
 @contextlib.contextmanager
 def new_folder(out: str | Path) -> Iterator[Path]:
     """A folder beside `out` to write in; it takes that name at the end, and is removed after an error.
