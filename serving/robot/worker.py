@@ -45,6 +45,11 @@ class Worker:
             self._waiting.get_nowait()[1].cancel()
         self._thread.shutdown(wait=True, cancel_futures=True)
 
+    @property
+    def num_waiting(self) -> int:
+        """Requests that the policy has not been given yet."""
+        return self._waiting.qsize()
+
     async def act(self, observation: Observation) -> Answer:
         """Raises what the policy raises for this observation."""
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()

@@ -98,7 +98,7 @@ def test_tokens_are_made_once_and_found_by_content(file, vocabulary, monkeypatch
 
 
 def test_two_may_fill_the_cache_at_once(file, vocabulary, monkeypatch):
-    both_written, write = threading.Barrier(2, timeout=20), token_cache._write
+    both_written, write = threading.Barrier(2, timeout=120), token_cache._write
 
     def write_and_wait(*arguments):
         write(*arguments)

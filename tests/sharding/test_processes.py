@@ -2,13 +2,13 @@ from __future__ import annotations
 
 import os
 import pathlib
-import socket
 import subprocess
 import sys
 
 import pytest
 
 from sharding.processes import ProcessConfig, from_environment, host_count, host_index, start
+from tests.ports import free_port
 
 
 def test_nothing_is_asked_for_so_nothing_is_started():
@@ -53,9 +53,7 @@ print(processes.host_index(), processes.host_count(), everyone.tolist())
 
 
 def test_two_processes_find_each_other():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     root = pathlib.Path(__file__).parents[2]
     common = os.environ | {
         "JAX_PLATFORMS": "cpu",

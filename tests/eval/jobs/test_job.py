@@ -182,12 +182,13 @@ def test_a_simulator_that_fails_elsewhere_is_an_error_here(tmp_path, monkeypatch
 
 
 def test_a_simulator_that_dies_is_told_with_the_remedy_and_its_episodes_are_run_again(tmp_path, monkeypatch):
-    found = job(tmp_path, arms=("arm5",), processes=2)
+    found = job(tmp_path, arms=("arm5",), processes=2, batch_size=1)  # one lane each: whoever ends first has more to do
 
     def kill(done, total, record):
         if record is not None and done == 1:
             for child in multiprocessing.active_children():
                 child.kill()
+                child.join()
 
     with pytest.raises(SimulatorError, match="ended with exit code -9; run the same command again to go on"):
         found.execute(report=kill)

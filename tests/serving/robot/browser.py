@@ -25,7 +25,7 @@ class Page:
     def _ask(self, method, **params):
         self._number += 1
         self._socket.send(json.dumps({"id": self._number, "method": method, "params": params}))
-        while (answer := json.loads(self._socket.recv(timeout=20))).get("id") != self._number:
+        while (answer := json.loads(self._socket.recv(timeout=120))).get("id") != self._number:
             pass
         return answer["result"]
 
@@ -33,7 +33,7 @@ class Page:
         """What a reader sees."""
         return self._ask("Runtime.evaluate", expression="document.body?.innerText ?? ''")["result"]["value"]
 
-    def until(self, pattern, seconds=20.0):
+    def until(self, pattern, seconds=120.0):
         end = time.monotonic() + seconds
         while (found := re.search(pattern, self.text())) is None:
             assert time.monotonic() < end, f"no {pattern!r} in {self.text()!r}"

@@ -17,11 +17,12 @@ class Echo:
     """Step i of a chunk is proprioception + i. It refuses negative proprioception and falls over 1000."""
 
     def __init__(self, seconds=0.0):
-        self.seconds, self.batches, self.gate = seconds, [], threading.Event()
+        self.seconds, self.batches, self.gate, self.entered = seconds, [], threading.Event(), threading.Event()
         self.gate.set()
 
     def act(self, observations):
-        self.gate.wait(20)
+        self.entered.set()
+        self.gate.wait(120)
         time.sleep(self.seconds)
         self.batches.append(len(observations))
         for observation in observations:

@@ -14,6 +14,7 @@ import pytest
 from serving.policy import Policy
 from serving.robot.__main__ import main, server_of
 from serving.robot.wire import pack, unpack
+from tests.ports import free_port
 from tests.serving.test_policy import observation
 from tests.serving.text.running import running
 from tests.train.tiny_config import CHUNK, robot_config
@@ -96,7 +97,7 @@ def test_the_command_says_in_one_line_what_is_wrong(workdir, more, named, monkey
 
 @pytest.mark.slow
 def test_the_command_serves_once_it_answers_health_and_stops_on_a_signal(workdir):
-    port = 18741
+    port = free_port()
     command = [sys.executable, "-m", "serving.policy", str(workdir / "act"), "--port", str(port), "--batch_size", "2"]
     with subprocess.Popen([*command, "--embodiment", "arm2"], env=os.environ) as process:
         try:
@@ -114,4 +115,4 @@ def test_the_command_serves_once_it_answers_health_and_stops_on_a_signal(workdir
                 assert unpack(socket.recv())["actions"].shape == (CHUNK, 2)
         finally:
             process.send_signal(signal.SIGTERM)
-        assert process.wait(20) == 0
+        assert process.wait(120) == 0

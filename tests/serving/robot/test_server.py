@@ -56,6 +56,17 @@ def ask(socket, content):
     return answer if isinstance(answer, str) else unpack(answer)
 
 
+def send_while_the_policy_thinks(server, policy, sockets, messages):
+    """The first message is with the policy, all others wait for it, when it goes on."""
+    policy.gate.clear()
+    policy.entered.clear()
+    for socket, content in zip(sockets, messages, strict=True):
+        socket.send(pack(content))
+        assert policy.entered.wait(120)
+    wait_until(lambda: server.worker.num_waiting == len(messages) - 1)
+    policy.gate.set()
+
+
 def test_openpis_own_client_is_served(address):
     policy = pytest.importorskip("openpi_client.websocket_client_policy")
     host, port = address.split(":")
@@ -114,27 +125,22 @@ def test_a_mistake_is_told_in_text_and_ends_the_connection_as_openpi_ends_it(con
 
 def test_clients_that_come_together_are_answered_together_and_each_by_its_own(connect):
     policy = Echo()
-    with serving(echo_server(policy, max_batch=4)) as address:
+    server = echo_server(policy, max_batch=4)
+    with serving(server) as address:
         sockets = [connect(address)[0] for _ in range(6)]
-        policy.gate.clear()
-        for i, socket in enumerate(sockets):
-            socket.send(pack(message(float(i))))
-        time.sleep(0.3)
-        policy.gate.set()
+        send_while_the_policy_thinks(server, policy, sockets, [message(float(i)) for i in range(6)])
         assert [unpack(socket.recv())["actions"][0, 0] for socket in sockets] == list(range(6))
-        assert max(policy.batches) == 4
-        assert sum(policy.batches) == 6
+        assert policy.batches == [1, 4, 1]
 
 
 def test_a_bad_observation_among_others_is_refused_alone(connect):
     policy = Echo()
-    with serving(echo_server(policy)) as address:
-        good, bad, other = (connect(address)[0] for _ in range(3))
-        policy.gate.clear()
-        for socket, first in ((good, 1.0), (bad, -1.0), (other, 3.0)):
-            socket.send(pack(message(first)))
-        time.sleep(0.3)
-        policy.gate.set()
+    server = echo_server(policy)
+    with serving(server) as address:
+        early, good, bad, other = sockets = [connect(address)[0] for _ in range(4)]
+        messages = [message(first) for first in (0.0, 1.0, -1.0, 3.0)]
+        send_while_the_policy_thinks(server, policy, sockets, messages)
+        assert unpack(early.recv())["actions"][0, 0] == 0
         assert unpack(good.recv())["actions"][0, 0] == 1
         assert "positive angles" in bad.recv()
         assert unpack(other.recv())["actions"][0, 0] == 3
@@ -142,8 +148,8 @@ def test_a_bad_observation_among_others_is_refused_alone(connect):
 
 
 def test_pings_are_answered_while_the_policy_thinks(connect):
-    with serving(echo_server(Echo(seconds=1.2))) as address:
-        socket, _ = connect(address, ping_interval=0.1, ping_timeout=0.3)
+    with serving(echo_server(Echo(seconds=4))) as address:
+        socket, _ = connect(address, ping_interval=0.1, ping_timeout=2)
         assert ask(socket, message())["actions"].shape == (CHUNK, 2)
 
 

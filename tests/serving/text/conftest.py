@@ -42,7 +42,7 @@ def address(server):
 
 @pytest.fixture(scope="module")
 def client(address):
-    with openai.OpenAI(base_url=f"{address}/v1", api_key="any", max_retries=0, timeout=30) as client:
+    with openai.OpenAI(base_url=f"{address}/v1", api_key="any", max_retries=0, timeout=120) as client:
         yield client
 
 

@@ -27,19 +27,19 @@ def running(server, *, ready=True, drain=5.0):
     thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
     thread.start()
     try:
-        assert bound.wait(20)
+        assert bound.wait(120)
         if ready:
-            wait_until(lambda: server.worker.state != "loading", seconds=60)
+            wait_until(lambda: server.worker.state != "loading")
             assert server.worker.state == "ready"
         yield address[0]
     finally:
         loop.call_soon_threadsafe(end.set)
-        thread.join(30)
+        thread.join(120)
         assert not thread.is_alive()
         loop.close()
 
 
-def wait_until(condition, seconds=10.0):
+def wait_until(condition, seconds=120.0):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it did not come about in time"

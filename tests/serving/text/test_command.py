@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import threading
 
 import openai
@@ -10,6 +9,7 @@ import pytest
 
 import serving.text.__main__ as command
 from serving.slots import Slots
+from tests.ports import free_port
 from tests.serving.text.running import wait_until
 from tests.serving.text.test_limits import get
 
@@ -23,9 +23,7 @@ def run(loaded, tmp_path, monkeypatch):
     (tmp_path / "tiny").mkdir()
 
     def run(meanwhile):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = free_port()
         results = []
         thread = threading.Thread(target=lambda: results.append(meanwhile(f"http://127.0.0.1:{port}")))
         thread.start()
@@ -48,7 +46,7 @@ def is_up(address):
 
 def test_sigterm_ends_the_command_when_those_who_are_served_have_their_answers(run):
     def meanwhile(address):
-        wait_until(lambda: is_up(address), seconds=60)
+        wait_until(lambda: is_up(address))
         client = openai.OpenAI(base_url=f"{address}/v1", api_key="any", max_retries=0)
         stream = client.completions.create(model="tiny", prompt="We", max_tokens=40, temperature=0, stream=True)
         chunks = [next(iter(stream))]

@@ -25,7 +25,7 @@ def post(address, path, body, headers=None):
     """(status, headers, JSON) of a raw request."""
     request = urllib.request.Request(address + path, data=body, headers=headers or {}, method="POST")
     try:
-        with urllib.request.urlopen(request, timeout=20) as answer:
+        with urllib.request.urlopen(request, timeout=120) as answer:
             return answer.status, answer.headers, json.loads(answer.read())
     except urllib.error.HTTPError as error:
         return error.code, error.headers, json.loads(error.read())
@@ -33,7 +33,7 @@ def post(address, path, body, headers=None):
 
 def get(url):
     try:
-        with urllib.request.urlopen(url, timeout=20) as answer:
+        with urllib.request.urlopen(url, timeout=120) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode()
@@ -181,11 +181,11 @@ def test_a_client_that_goes_away_frees_its_row(client, server, slowly):
     next(iter(stream))
     assert server.worker.slots.num_active == 1
     stream.close()
-    wait_until(lambda: idle(server), seconds=1)
+    wait_until(lambda: idle(server))
     assert server.worker.counts.completion_tokens - before < 60
     with pytest.raises(openai.APITimeoutError):  # before anything was sent
         client.with_options(timeout=0.2).completions.create(**LONG)
-    wait_until(lambda: idle(server), seconds=1)
+    wait_until(lambda: idle(server))
 
 
 def test_a_request_that_takes_too_long_is_ended(client, server, slowly, monkeypatch):
@@ -195,7 +195,7 @@ def test_a_request_that_takes_too_long_is_ended(client, server, slowly, monkeypa
     assert (found.value.status_code, found.value.code) == (408, "timeout")
     with pytest.raises(openai.APIError, match=r"not finished within 0\.3 s"):
         list(client.completions.create(**LONG, stream=True))
-    wait_until(lambda: idle(server), seconds=1)
+    wait_until(lambda: idle(server))
 
 
 def test_a_turn_that_fails_costs_only_those_who_were_there(client, server, monkeypatch):
@@ -222,14 +222,14 @@ def test_a_server_with_a_key_lets_in_those_who_have_it(loaded):
     server = server_of(loaded, "tiny", rows=1, max_slots=64, max_waiting=0, piece=32, limits=limits)
     go = threading.Event()
     compile_all = server.worker.slots.compile
-    server.worker.slots.compile = lambda examples: (go.wait(20), compile_all(examples))
+    server.worker.slots.compile = lambda examples: (go.wait(120), compile_all(examples))
     with running(server, ready=False) as address:
         assert get(f"{address}/health") == (503, '{"status": "loading"}')
         right = {"Authorization": "Bearer sesame"}
         status, headers, answer = post(address, "/v1/completions", json.dumps(GOOD).encode(), right)
         assert (status, answer["error"]["type"], headers["Retry-After"]) == (503, "server_error", "5")
         go.set()
-        wait_until(lambda: get(f"{address}/health")[0] == 200, seconds=60)
+        wait_until(lambda: get(f"{address}/health")[0] == 200)
         for key in ("", "Bearer", "Bearer other", "sesame"):
             status, _, answer = post(address, "/v1/completions", b"{}", {"Authorization": key})
             assert (status, answer["error"]["code"]) == (401, "invalid_api_key")
@@ -251,7 +251,7 @@ def test_the_end_waits_for_those_who_are_served(loaded):
         thread = threading.Thread(target=lambda: answers.append(client.completions.create(**options)))
         thread.start()
         wait_until(lambda: server.worker.num_jobs == 1)
-    thread.join(10)
+    thread.join(120)
     assert answers[0].usage.completion_tokens
     assert server.worker.state == "stopped"
 

@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ from absl import flags
 
 import train.distill_store.__main__ as program
 from configs.schema import to_plain
+from tests.ports import free_port
 from train.distill_store.reader import Store
 from train.rows import rows_of
 
@@ -129,9 +129,7 @@ def test_a_killed_process_leaves_a_store_that_the_same_command_completes_to_the_
 @pytest.mark.slow
 def test_two_hosts_write_the_store_of_one(taught, config, tmp_path):
     """Each runs the teacher over its rows; one of them writes."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port()}"
     common = {"JAX_COORDINATOR_BIND_ADDRESS": address, "KINEMA_COORDINATOR": address, "KINEMA_PROCESS_COUNT": "2"}
     sizes = ("--entries", "50", "--rows", "20", "--kind", "topk")
     hosts = [
