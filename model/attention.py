@@ -11,8 +11,9 @@ from model.config import AttentionConfig, Kernels, NormConfig
 from model.init import Init, fan_in, zeros
 from model.norm import RMSNorm, rms_normalise
 from model.rope import rotate
+from model.sharded_attention import attend
 from model.structure import Structure
-from pallas_kernels.interval_attention import apply_sink, interval_attention
+from pallas_kernels.interval_attention import apply_sink
 
 
 class Attention(nnx.Module):
@@ -25,7 +26,9 @@ class Attention(nnx.Module):
         model_dim: int,
         kernels: Kernels = "auto",
         norm: NormConfig | None = None,
+        longest_span: int = 1,
     ):
+        self.longest_span = longest_span  # most slots that see each other in both directions
         D, H, K, h = model_dim, config.num_heads, config.num_kv_heads, config.head_dim
         self.config, self.epsilon = config, (norm or NormConfig()).epsilon
         self.kernels: Kernels = kernels
@@ -49,7 +52,7 @@ class Attention(nnx.Module):
         window = self.config.window
         options = {"scale": self.scale, "softcap": self.config.softcap, "backend": self.kernels}
         if cache is None:
-            out_BTHh, lse_BTH = interval_attention(q_BTHh, k_BTKh, v_BTKh, *structure.interval(window), **options)
+            out_BTHh, lse_BTH = attend(q_BTHh, k_BTKh, v_BTKh, structure, window, self.longest_span, **options)
             kept = (k_BTKh, v_BTKh)
         else:
             out_BTHh, lse_BTH, kept = cache.attend(q_BTHh, k_BTKh, v_BTKh, structure, window, **options)

@@ -36,9 +36,8 @@ class Block(nnx.Module):
             assert config.recurrent is not None
             self.mixer = Recurrent(init / "recurrent", config.recurrent, D, config.kernels)
         else:
-            self.mixer = Attention(
-                init / "attention", config.attention(self.mixer_kind), D, config.kernels, config.norm
-            )
+            attention = config.attention(self.mixer_kind)
+            self.mixer = Attention(init / "attention", attention, D, config.kernels, config.norm, config.longest_span)
         if self.ffn_kind == "dense_moe":
             self.ffn = DenseMoE(init, config)  # has norms of its own
         else:

@@ -352,6 +352,11 @@ class ModelConfig:
         """Layers after which both patterns repeat: what one step of the scan over layers holds."""
         return math.lcm(len(self.pattern), len(self.ffn))
 
+    @property
+    def longest_span(self) -> int:
+        """Most slots that see each other in both directions: those of an image."""
+        return 1 if self.image is None else self.image.num_slots
+
     def attention(self, mixer: str) -> AttentionConfig:
         """The attention section of a `local` or `global` layer."""
         config = self.local_attention if mixer == "local" else self.global_attention

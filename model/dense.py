@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 
 import jax
 from flax import nnx
@@ -22,5 +23,10 @@ class Dense(nnx.Module):
         self.down = init.param("down", (hidden_dim, model_dim), ("mlp", "embed"), fan_in(hidden_dim))
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        gate, up, down = (w[...].astype(x.dtype) for w in (self.gate, self.up, self.down))
-        return (ACTIVATIONS[self.activation](x @ gate) * (x @ up)) @ down
+        return gated([w[...].astype(x.dtype) for w in (self.gate, self.up, self.down)], x, self.activation)
+
+
+def gated(matrices: Sequence[jax.Array], x: jax.Array, activation: str) -> jax.Array:
+    """(act(x W_gate) * (x W_up)) W_down; of a slice of the hidden units, its part of the sum."""
+    gate, up, down = matrices
+    return (ACTIVATIONS[activation](x @ gate) * (x @ up)) @ down

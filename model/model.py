@@ -28,6 +28,7 @@ from model.moe import RouterStats
 from model.norm import RMSNorm
 from model.stack import Stack
 from model.structure import Structure, structure_of
+from sharding.activations import on_slots
 
 
 @jax.tree_util.register_dataclass
@@ -76,7 +77,7 @@ class Model(nnx.Module):
     def __call__(self, batch: Any, *, want_keys_values: bool = False) -> Output:
         structure = structure_of(batch.segment_ids, batch.positions, batch.span_ids)
         x_BTD, keys_values, router = self.stack(self.embed(batch), structure, want_keys_values=want_keys_values)
-        return Output(self.norm(x_BTD), keys_values, router, structure)
+        return Output(self.norm(on_slots(x_BTD)), keys_values, router, structure)
 
     def extend(self, batch: Any, cache: Cache) -> tuple[jax.Array, Cache]:
         """hidden_BTD (normalised) of the slots that come after those in the cache, and the cache with them.

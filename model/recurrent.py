@@ -11,6 +11,7 @@ from model.cache import StateCache
 from model.config import Kernels, RecurrentConfig
 from model.hippo import legs_eigenvalues
 from model.init import Init, fan_in, normal
+from model.sharded_scan import scan
 from model.structure import Structure
 from pallas_kernels.diagonal_scan import diagonal_scan
 
@@ -59,8 +60,11 @@ class Recurrent(nnx.Module):
         u_re = jnp.einsum("btd,dn->btn", x_BTD, self.input_re[...].astype(dtype)).astype(jnp.float32)
         u_im = jnp.einsum("btd,dn->btn", x_BTD, self.input_im[...].astype(dtype)).astype(jnp.float32)
         x_re, x_im = b_re * u_re - b_im * u_im, b_re * u_im + b_im * u_re
-        h0 = None if cache is None else (cache.re_BN, cache.im_BN)
-        h_re, h_im, _ = diagonal_scan(a_re, a_im, x_re, x_im, structure.keep_BT, h0, backend=self.kernels)
+        if cache is None:
+            h_re, h_im = scan((a_re, a_im), (x_re, x_im), structure.keep_BT, backend=self.kernels)
+        else:
+            h0 = (cache.re_BN, cache.im_BN)
+            h_re, h_im, _ = diagonal_scan(a_re, a_im, x_re, x_im, structure.keep_BT, h0, backend=self.kernels)
         y_BTD = 2 * (
             jnp.einsum("btn,nd->btd", h_re.astype(dtype), self.output_re[...].astype(dtype))
             - jnp.einsum("btn,nd->btd", h_im.astype(dtype), self.output_im[...].astype(dtype))

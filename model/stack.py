@@ -15,6 +15,7 @@ from model.init import Init
 from model.moe import RouterStats
 from model.remat import rematerialised
 from model.structure import Structure
+from sharding.activations import on_slots
 
 
 class Stack(nnx.Module):
@@ -70,7 +71,7 @@ class Stack(nnx.Module):
     def _run(self, blocks, x_BTD, structure, want_keys_values):
         outs = []
         for block in blocks:
-            x_BTD, keys_values, stats = rematerialised(block, self.config.remat)(x_BTD, structure)
+            x_BTD, keys_values, stats = rematerialised(block, self.config.remat)(on_slots(x_BTD), structure)
             outs.append((keys_values if want_keys_values else None, stats))
         return x_BTD, outs
 

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
+
+from sharding.context import prefix, shifted
+from sharding.mesh import ambient_mesh, token_spec
+
+_NEVER = jnp.iinfo(jnp.int32).max
 
 
 @jax.tree_util.register_dataclass
@@ -72,23 +78,40 @@ def structure_of(
     (prefill) begin together at the end of the longest row, so rows that ended earlier must bring padding only. A span
     must lie within one piece.
     """
+    mesh = ambient_mesh()
+    if mesh is None or mesh.shape["context"] == 1 or past is not None:
+        return _derive(segment_ids_BT, positions_BT, span_ids_BT, past)
+    spec = token_spec(mesh, *segment_ids_BT.shape)
+    spread = functools.partial(_derive, axis="context")
+    return jax.shard_map(spread, in_specs=(spec,) * 3, out_specs=spec, check_vma=False)(
+        segment_ids_BT, positions_BT, span_ids_BT
+    )
+
+
+def _derive(segment_ids_BT, positions_BT, span_ids_BT, past: Past | None = None, axis: str | None = None) -> Structure:
+    """`axis`: the mesh axis that holds consecutive pieces of the slots."""
     B, T = segment_ids_BT.shape
     slot_BT = jnp.broadcast_to(jnp.arange(T, dtype=jnp.int32), (B, T))
-    first_BT = _changed(segment_ids_BT)
+    if axis is not None:
+        slot_BT += jax.lax.axis_index(axis) * T
+    first_BT = _changed(segment_ids_BT, axis)
     start_B = jnp.zeros(B, jnp.int32)
     if past is not None:
         slot_BT += past.num_B[:, None] if T == 1 else past.num_B.max()
         first_BT = first_BT.at[:, 0].set(segment_ids_BT[:, 0] != past.segment_B)
         start_B = past.start_B
     in_span_BT = span_ids_BT > 0
-    edge_BT = _changed(segment_ids_BT) | _changed(span_ids_BT)
-    span_start_BT = jax.lax.cummax(jnp.where(edge_BT, slot_BT, 0), axis=1)
-    last_BT = jnp.concatenate([edge_BT[:, 1:], jnp.ones_like(edge_BT[:, :1])], axis=1)
-    span_end_BT = jax.lax.cummin(jnp.where(last_BT, slot_BT + 1, jnp.iinfo(jnp.int32).max), axis=1, reverse=True)
+    edge_BT = _changed(segment_ids_BT, axis) | _changed(span_ids_BT, axis)
+    span_start_BT = _latest(jnp.where(edge_BT, slot_BT, 0), axis)
+    next_B1 = jnp.ones_like(edge_BT[:, :1])
+    if axis is not None:
+        next_B1 = shifted(edge_BT[:, :1], axis, -1, True)
+    last_BT = jnp.concatenate([edge_BT[:, 1:], next_B1], axis=1)
+    span_end_BT = _next(jnp.where(last_BT, slot_BT + 1, _NEVER), axis)
     real_BT = segment_ids_BT > 0
     return Structure(
         slot_BT=slot_BT,
-        start_BT=jax.lax.cummax(jnp.where(first_BT, slot_BT, start_B[:, None]), axis=1),
+        start_BT=_latest(jnp.where(first_BT, slot_BT, start_B[:, None]), axis),
         span_start_BT=jnp.where(in_span_BT, span_start_BT, slot_BT),
         span_end_BT=jnp.where(in_span_BT, span_end_BT, slot_BT + 1),
         keep_BT=jnp.where(first_BT | ~real_BT, 0.0, 1.0),
@@ -97,6 +120,25 @@ def structure_of(
     )
 
 
-def _changed(ids_BT: jax.Array) -> jax.Array:
+def _changed(ids_BT: jax.Array, axis: str | None) -> jax.Array:
     """True where a slot's id differs from the slot before it; true in slot 0."""
-    return jnp.concatenate([jnp.ones_like(ids_BT[:, :1], bool), ids_BT[:, 1:] != ids_BT[:, :-1]], axis=1)
+    first_B1 = jnp.ones_like(ids_BT[:, :1], bool)
+    if axis is not None:
+        first_B1 = ids_BT[:, :1] != shifted(ids_BT[:, -1:], axis, 1, -1)
+    return jnp.concatenate([first_B1, ids_BT[:, 1:] != ids_BT[:, :-1]], axis=1)
+
+
+def _latest(slot_BT: jax.Array, axis: str | None) -> jax.Array:
+    """The largest up to each slot."""
+    latest_BT = jax.lax.cummax(slot_BT, axis=1)
+    if axis is None:
+        return latest_BT
+    return jnp.maximum(latest_BT, prefix(jnp.maximum, latest_BT[:, -1:], axis))
+
+
+def _next(slot_BT: jax.Array, axis: str | None) -> jax.Array:
+    """The smallest from each slot on."""
+    next_BT = jax.lax.cummin(slot_BT, axis=1, reverse=True)
+    if axis is None:
+        return next_BT
+    return jnp.minimum(next_BT, prefix(jnp.minimum, next_BT[:, :1], axis, empty=_NEVER, reverse=True))

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from collections.abc import Mapping
 
 import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+
+from sharding.mesh import AXES, BATCH_AXES
 
 DETECT = "auto"
 
@@ -51,12 +56,22 @@ def from_environment(environment: Mapping[str, str] = os.environ) -> ProcessConf
     )
 
 
-def start(config: ProcessConfig) -> None:
-    """Joins the other processes; call once, before anything else of JAX. Does nothing for a single process."""
+def start(config: ProcessConfig, heartbeat_seconds: int = 100) -> None:
+    """Joins the other processes; call once, before anything else of JAX. Does nothing for a single process.
+
+    heartbeat_seconds: after which JAX takes a silent process for dead, and aborts the others.
+    """
     if config.coordinator == DETECT:
-        jax.distributed.initialize()
+        jax.distributed.initialize(heartbeat_timeout_seconds=heartbeat_seconds)
     elif config.coordinator:
-        jax.distributed.initialize(config.coordinator, config.count, config.index)
+        # Detection would still run, and inside a cluster's job leave each process one GPU.
+        jax.distributed.initialize(
+            config.coordinator,
+            config.count,
+            config.index,
+            cluster_detection_method="deactivate",
+            heartbeat_timeout_seconds=heartbeat_seconds,
+        )
 
 
 def host_index() -> int:
@@ -66,3 +81,28 @@ def host_index() -> int:
 
 def host_count() -> int:
     return jax.process_count()
+
+
+def row_share(mesh: Mesh, process: int) -> tuple[int, int]:
+    """(index, count): `process` feeds the index-th of `count` equal parts of a batch's rows.
+
+    Processes whose devices hold the same rows, as where tensor or context runs through several, feed the same part.
+    Raises ValueError where two processes share some of their rows only.
+    """
+    held: dict[int, set[int]] = {}
+    blocks = np.arange(math.prod(mesh.devices.shape[: len(BATCH_AXES)])).reshape(mesh.devices.shape[: len(BATCH_AXES)])
+    for place, device in np.ndenumerate(mesh.devices):
+        held.setdefault(device.process_index, set()).add(int(blocks[place[: len(BATCH_AXES)]]))
+    parts = sorted({tuple(sorted(rows)) for rows in held.values()})
+    if sum(map(len, parts)) != blocks.size or len({len(part) for part in parts}) > 1:
+        shape = ", ".join(f"{axis}={size}" for axis, size in zip(AXES, mesh.devices.shape, strict=True) if size > 1)
+        raise ValueError(
+            f"mesh: {shape} gives some processes a part of the rows of others; make context x tensor a multiple of a "
+            "process's devices, or a divisor"
+        )
+    return parts.index(tuple(sorted(held[process]))), len(parts)
+
+
+def place_rows(x: np.ndarray, sharding: NamedSharding, count: int) -> jax.Array:
+    """The global array of which this process has one of `count` parts of the rows, and of these rows everything."""
+    return jax.make_array_from_process_local_data(sharding, x, (len(x) * count, *x.shape[1:]))

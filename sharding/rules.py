@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import jax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
+
+from sharding.mesh import TOKEN_AXES
 
 Axes = tuple[str | None, ...]  # logical axes of a parameter, one for each dim; None = a dim with no name, kept whole
 
@@ -16,6 +19,7 @@ RULES: dict[str, str | None] = {
     "heads": "tensor",
     "kv_heads": "tensor",
     "mlp": "tensor",
+    "state": "tensor",
     "experts": "expert",
     "vision": "fsdp",  # width of an image encoder
     "vocab": "tensor",
@@ -31,7 +35,6 @@ RULES: dict[str, str | None] = {
     "patch_column": None,
     "patch_row": None,
     "pixels": None,
-    "state": None,
     "stem": None,
     "stem_mlp": None,
     "vector": None,
@@ -39,7 +42,7 @@ RULES: dict[str, str | None] = {
 }
 
 
-def spec_for(axes: Axes, mesh: Mesh, shape: tuple[int, ...], name: str = "parameter") -> PartitionSpec:
+def spec_for(axes: Axes, mesh: Mesh | AbstractMesh, shape: tuple[int, ...], name: str = "parameter") -> PartitionSpec:
     """The placement of one parameter.
 
     Raises:
@@ -73,6 +76,40 @@ def spec_for(axes: Axes, mesh: Mesh, shape: tuple[int, ...], name: str = "parame
     return PartitionSpec(*placed)
 
 
+def kept_whole(params: Mapping[str, Any], axes: Mapping[str, Axes]) -> dict[str, int]:
+    """Bytes of the parameters, by name, that every device of any mesh holds whole; largest first.
+
+    params: arrays or shapes by name; axes: their logical axes.
+    """
+    whole = {name: x.size * x.dtype.itemsize for name, x in params.items() if not any(map(_mesh_axis, axes[name]))}
+    return dict(sorted(whole.items(), key=lambda item: -item[1]))
+
+
+def _mesh_axis(axis: str | None) -> str | None:
+    return None if axis is None else RULES[axis]
+
+
+def spread_spec(
+    spec: PartitionSpec, mesh: Mesh | AbstractMesh, shape: tuple[int, ...], dims: Collection[int] | None = None
+) -> PartitionSpec:
+    """`spec` for what is kept once of a parameter, such as its moments: also cut where there would be copies.
+
+    That is along every axis of `TOKEN_AXES`, over whose devices gradients are summed, that does not cut the parameter
+    itself: each along the longest of `dims` (of all, if not given) that it divides (ZeRO, arXiv 1910.02054, section 5).
+    """
+    placed = [() if axes is None else (axes,) if isinstance(axes, str) else tuple(axes) for axes in spec]
+    placed += [()] * (len(shape) - len(placed))
+    used = {axis for axes in placed for axis in axes}
+    for axis in TOKEN_AXES:
+        if axis in used or mesh.shape[axis] == 1:
+            continue
+        local = {d: shape[d] // math.prod(mesh.shape[a] for a in placed[d]) for d in range(len(shape))}
+        fitting = [d for d in local if (dims is None or d in dims) and local[d] and local[d] % mesh.shape[axis] == 0]
+        if fitting:
+            placed[max(fitting, key=local.__getitem__)] += (axis,)
+    return PartitionSpec(*(None if not axes else axes[0] if len(axes) == 1 else axes for axes in placed))
+
+
 def param_shardings(params: Any, axes: Mapping[str, Axes], mesh: Mesh) -> Any:
     """Placements for a pytree of arrays or shapes; `axes` gives each leaf's logical axes by its path, joined by "/".
 
@@ -92,3 +129,14 @@ def param_shardings(params: Any, axes: Mapping[str, Axes], mesh: Mesh) -> Any:
 def shard_params(params: Any, axes: Mapping[str, Axes], mesh: Mesh) -> Any:
     """`params` moved to where `param_shardings` puts them."""
     return jax.device_put(params, param_shardings(params, axes, mesh))
+
+
+def gathered(x: jax.Array, spec: PartitionSpec, keep: tuple[str, ...] = ()) -> jax.Array:
+    """Inside a `shard_map`: the whole of an array placed by `spec`, still sliced along the mesh axes of `keep`.
+
+    Its gradient is a sum over the devices that gathered, of which each gets its slice.
+    """
+    for dim, axis in enumerate(spec):
+        if axis is not None and axis not in keep and jax.lax.axis_size(axis) > 1:
+            x = jax.lax.all_gather(x, axis, axis=dim, tiled=True)
+    return x

@@ -1,6 +1,7 @@
 """Accelerators that are not there: named topologies to compile for ahead of time, on any machine.
 
 v5p:2x2x1  v6e:2x2  tpu7x:2x2x1   chips along each side of the torus; needs the extra `tpu`
+v5p:4x4x4@2                       two such slices, joined by the slower network of the data centre
 h200:1  h200:4x8                  devices of one host, or hosts x devices per host; needs the extra `cuda`
 """
 
@@ -26,7 +27,7 @@ KINDS = {
     "h200": AbstractDevice(device_kind="NVIDIA H200", num_cores=132, platform="cuda"),
 }
 _SIDES = {"v5p": 3, "v6e": 2, "tpu7x": 3}
-_EXAMPLES = "v5p:2x2x1, v6e:2x2, tpu7x:2x2x1, h200:1, h200:4x8"
+_EXAMPLES = "v5p:2x2x1, v6e:2x2, v5p:4x4x4@2 (slices), tpu7x:2x2x1, h200:1, h200:4x8"
 _H200 = pathlib.Path(__file__).with_name("h200.txtpb")
 
 
@@ -62,7 +63,7 @@ def topology(name: str) -> Topology:
     Raises:
         ValueError: an unknown name, sides that no such machine has, or an extra that is not installed.
     """
-    kind, sides = _parse(name)
+    kind, sides, slices = _parse(name)
     gpu = KINDS[kind].platform == "cuda"
     extra, modules = ("cuda", ("jax_cuda13_plugin", "jax_cuda12_plugin")) if gpu else ("tpu", ("libtpu",))
     if not any(importlib.util.find_spec(module) for module in modules):
@@ -71,25 +72,29 @@ def topology(name: str) -> Topology:
             f"`pip install -e '.[{extra}]'`, or `make aot`, which has an environment with both extras."
         )
     try:
-        devices = _gpus(sides) if gpu else _tpus(name)
+        devices = _gpus(sides) if gpu else _tpus(name.partition("@")[0], slices)
     except Exception as error:  # the plugins raise what they like
         raise ValueError(f"topology: {name} cannot be made: {str(error).splitlines()[0]}") from error
     # Without a device there is nothing to time candidates on.
     return Topology(name, tuple(devices), KINDS[kind], {"xla_gpu_autotune_level": "0"} if gpu else {})
 
 
-def _parse(name: str) -> tuple[str, tuple[int, ...]]:
-    kind, _, shape = name.partition(":")
-    sides = tuple(map(int, shape.split("x"))) if re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", shape) else ()
-    if kind not in KINDS or len(sides) not in ((1, 2) if kind == "h200" else (_SIDES[kind],)):
+def _parse(name: str) -> tuple[str, tuple[int, ...], int]:
+    """Kind, sides and number of slices."""
+    found = re.fullmatch(r"(\w+):([1-9]\d*(?:x[1-9]\d*)*)(?:@([1-9]\d*))?", name)
+    kind, shape, slices = found.groups() if found else ("", "", None)
+    sides = tuple(map(int, shape.split("x"))) if shape else ()
+    torus = kind in _SIDES and len(sides) == _SIDES[kind]
+    if not torus and not (kind == "h200" and len(sides) in (1, 2) and slices is None):
         raise ValueError(f"topology: got {name!r}; allowed are names like {_EXAMPLES}.")
-    return kind, sides
+    return kind, sides, int(slices or 1)
 
 
-def _tpus(name: str) -> list[Any]:
+def _tpus(name: str, slices: int) -> list[Any]:
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # there is no metadata server to ask about this machine
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # no chip is held, so processes need not take turns
-    return topologies.get_topology_desc(name, platform="tpu").devices
+    options = {"num_slices": slices} if slices > 1 else {}
+    return topologies.get_topology_desc(name, platform="tpu", **options).devices
 
 
 def _gpus(sides: tuple[int, ...]) -> list[Any]:

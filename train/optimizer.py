@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -12,6 +13,8 @@ import jax
 import jax.numpy as jnp
 import optax
 from optax.contrib import MuonDimensionNumbers, scale_by_muon
+
+from train.spread import Dims, scattered
 
 Axes = tuple[str | None, ...]  # logical axis names of a parameter, one for each dim
 
@@ -85,6 +88,8 @@ class Optimizer:
     update: Callable[..., tuple[Any, Any]]
     schedule: Callable[[Any], Any]
     factors: Any  # per parameter: factor of the learning rate, 0 = frozen
+    scatter: Callable[[Any], Any]  # gradients to where their moments are, on a mesh
+    dims: Dims
 
     def stop_frozen(self, params: Any) -> Any:
         """Parameters with no gradient through the frozen ones, so that their backward pass is never computed."""
@@ -146,7 +151,12 @@ def build_optimizer(config: OptimizerConfig, steps: int, params: Any, axes: Mapp
         optax.add_decayed_weights(config.weight_decay, mask=decayed),
         optax.stateless(lambda updates, _: jax.tree.map(jnp.multiply, updates, factors)),
     )
-    return Optimizer(chain.init, chain.update, build_schedule(config, steps), factors)
+    # Muon needs its matrices whole; what is added elementwise can be cut anywhere.
+    count = {"adamw": len, "muon": _num_stacked, "frozen": lambda _: 0}
+    leaves = zip(jax.tree.leaves(names), jax.tree.leaves(kinds), strict=True)
+    dims = {name: tuple(range(count[kind](axes[name]))) for name, kind in leaves}
+    scatter = functools.partial(scattered, axes=axes, dims=dims)
+    return Optimizer(chain.init, chain.update, build_schedule(config, steps), factors, scatter, dims)
 
 
 def muon_dims(axes: Axes) -> MuonDimensionNumbers | None:

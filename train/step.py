@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +14,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from data.batch import PADDING_SEGMENT, Batch
 from train.optimizer import Optimizer
+from train.spread import moment_shardings
 
 Mean = tuple[jax.Array, jax.Array]  # sum and weight of what is averaged
 LossFn = Callable[..., tuple[jax.Array, "Aux"]]
@@ -62,18 +64,25 @@ class TrainState:
 
     @classmethod
     def create(cls, params: Any, buffers: Any, optimizer: Optimizer, *, ema: bool) -> TrainState:
-        """A state at step 0. Scalars are replicated over the mesh of the parameters, if they have one."""
-        guard = Guard(jnp.float32(0), jnp.int32(0), jnp.int32(0), jnp.int32(0))
-        average = jax.tree.map(jnp.copy, params) if ema else None
-        state = cls(jnp.int32(0), params, buffers, optimizer.init(params), average, guard)
+        """A state at step 0. On a mesh the optimiser's part lies as `train.spread` says, and scalars are everywhere."""
         shardings = (leaf.sharding for leaf in jax.tree.leaves(params))
         mesh = next((sharding.mesh for sharding in shardings if isinstance(sharding, NamedSharding)), None)
         if mesh is None:
-            return state
+            return cls.zero(params, buffers, optimizer, ema=ema)
+        moments = moment_shardings(jax.eval_shape(optimizer.init, params), params, optimizer.dims)
+        spread = dataclasses.replace(optimizer, init=jax.jit(optimizer.init, out_shardings=moments))
+        state = cls.zero(params, buffers, spread, ema=ema)
         everywhere = NamedSharding(mesh, PartitionSpec())
         return jax.tree.map(
             lambda x: x if isinstance(x.sharding, NamedSharding) else jax.device_put(x, everywhere), state
         )
+
+    @classmethod
+    def zero(cls, params: Any, buffers: Any, optimizer: Optimizer, *, ema: bool) -> TrainState:
+        """The values of a state at step 0, also under a trace."""
+        guard = Guard(jnp.float32(0), jnp.int32(0), jnp.int32(0), jnp.int32(0))
+        average = jax.tree.map(jnp.copy, params) if ema else None
+        return cls(jnp.int32(0), params, buffers, optimizer.init(params), average, guard)
 
 
 def train_step(
@@ -99,6 +108,7 @@ def train_step(
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         loss_of = lambda params, *rest: loss_fn(optimizer.stop_frozen(params), *rest, *constants)  # noqa: E731
         loss, grads, buffers, metrics = gradient(loss_of, state.params, state.buffers, batch, key, accumulate)
+        grads = optimizer.scatter(grads)
         norm = optax.tree.norm(grads)
         accepted = is_acceptable(loss, norm, state.guard, spike_factor)
 
@@ -130,11 +140,22 @@ def make_step(loss_fn: LossFn, optimizer: Optimizer, *, constants: tuple[Any, ..
 
     def run(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Mean]]:
         nonlocal jitted
-        if jitted is None:
-            jitted = jax.jit(step, donate_argnums=0, out_shardings=(_placement(state), None))
-        return jitted(state, batch, constants)
+        jitted = jitted or jit_step(step, state)
+        with step_mesh(state):
+            return jitted(state, batch, constants)
 
     return run
+
+
+def jit_step(step: Callable[..., Any], state: TrainState) -> Any:
+    """`step` of `train_step`, compiled for where `state` lies, which is donated; trace it inside `step_mesh(state)`."""
+    return jax.jit(step, donate_argnums=0, out_shardings=(_placement(state), None))
+
+
+def step_mesh(state: TrainState) -> Any:
+    """A context in which layers know the mesh that `state` lies on, if it lies on one."""
+    placement = _placement(state)
+    return jax.set_mesh(placement.step.mesh) if placement else contextlib.nullcontext()
 
 
 def _placement(state: TrainState) -> Any:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import PartitionSpec
 
 from model.config import Kernels, SiglipConfig
 from model.dense import ACTIVATIONS
 from model.init import Init, fan_in, ones, zeros
 from pallas_kernels import backend as backends
 from pallas_kernels.interval_attention import interval_attention
+from sharding.mesh import BATCH_AXES, ambient_mesh
 
 _KERNEL_WIDTHS = (64, 128, 256)  # of heads
 
@@ -67,11 +70,19 @@ class VisionBlock(nnx.Module):
 
     def _attention(self, x_NPE: jax.Array) -> jax.Array:
         q_NPHh, k_NPHh, v_NPHh = self.query(x_NPE), self.key(x_NPE), self.value(x_NPE)
-        first_NP, width = jnp.zeros(x_NPE.shape[:2], jnp.int32), q_NPHh.shape[-1]
-        q_NPHh, k_NPHh, v_NPHh = _as_wide_as_kernels_take(q_NPHh, k_NPHh, v_NPHh, self.kernels)
-        keys, options = (first_NP, first_NP + x_NPE.shape[1]), {"scale": width**-0.5, "backend": self.kernels}
-        out_NPHh, _ = interval_attention(q_NPHh, k_NPHh, v_NPHh, *keys, **options)
-        return self.out(out_NPHh[..., :width])
+        attend, mesh = functools.partial(_attend, kernels=self.kernels), ambient_mesh()
+        if mesh is not None:
+            heads = PartitionSpec(BATCH_AXES, None, "tensor")  # every context shard has all images of its rows
+            attend = jax.shard_map(attend, in_specs=heads, out_specs=heads, check_vma=False)
+        return self.out(attend(q_NPHh, k_NPHh, v_NPHh))
+
+
+def _attend(q_NPHh: jax.Array, k_NPHh: jax.Array, v_NPHh: jax.Array, *, kernels: Kernels) -> jax.Array:
+    """Every patch to all patches of its image."""
+    first_NP, width = jnp.zeros(q_NPHh.shape[:2], jnp.int32), q_NPHh.shape[-1]
+    q_NPHh, k_NPHh, v_NPHh = _as_wide_as_kernels_take(q_NPHh, k_NPHh, v_NPHh, kernels)
+    keys, options = (first_NP, first_NP + q_NPHh.shape[1]), {"scale": width**-0.5, "backend": kernels}
+    return interval_attention(q_NPHh, k_NPHh, v_NPHh, *keys, **options)[0][..., :width]
 
 
 def _as_wide_as_kernels_take(

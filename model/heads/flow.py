@@ -23,6 +23,7 @@ from model.dense import Dense
 from model.embedders.vector import VectorEmbedder
 from model.init import Init, fan_in, normal, zeros
 from model.norm import rms_normalise
+from model.sharded_attention import attend_from_rows
 from pallas_kernels.interval_attention import interval_attention, merge
 
 
@@ -142,7 +143,7 @@ class ExpertLayer(nnx.Module):
         own, own_lse = interval_attention(q_NCHh, *own_keys_values, lo_NC, lo_NC + C, **options, backend="reference")
         flat = lambda x: x.reshape(B, K * C, *x.shape[2:])  # noqa: E731
         lo_BS, hi_BS = jnp.repeat(prefix.lo_BK, C, axis=1), jnp.repeat(prefix.hi_BK, C, axis=1)
-        seen, seen_lse = interval_attention(
+        seen, seen_lse = attend_from_rows(
             flat(q_NCHh), *keys_values, lo_BS, hi_BS, **options, backend=self.attention.kernels
         )
         out_BSHh, _ = merge([seen, flat(own)], [seen_lse, flat(own_lse)])

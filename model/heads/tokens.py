@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from model.init import Init, fan_in
+from sharding.mesh import TOKEN_AXES, ambient_mesh, token_spec
 
 BLOCK = 1024  # positions whose logits exist at once
 
@@ -45,6 +46,28 @@ def blockwise(function: Callable[..., Any], *trees_N: Any, block: int = BLOCK) -
     return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[:size], out)
 
 
+def positionwise(function: Callable[..., Any], *trees_BT: Any, block: int = BLOCK) -> Any:
+    """`blockwise` over the positions of arrays [B,T,...], or trees of them: `function` maps leading size n to n.
+
+    On a mesh each device takes blocks of the positions that it holds, as many at once as elsewhere. What `function`
+    closes over is gathered once before them, and its gradient summed over devices once after them.
+    """
+
+    def local(*trees_BT: Any) -> Any:
+        B, T = jax.tree.leaves(trees_BT)[0].shape[:2]
+        flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), trees_BT)
+        return jax.tree.map(lambda x: x.reshape(B, T, *x.shape[1:]), blockwise(function, *flat, block=block))
+
+    mesh = ambient_mesh()
+    # XLA's partitioner fails where all axes of a `shard_map` have one device and another axis is the compiler's.
+    if mesh is None or all(mesh.shape[axis] == 1 for axis in TOKEN_AXES):
+        return local(*trees_BT)
+    spec = token_spec(mesh, *jax.tree.leaves(trees_BT)[0].shape[:2])
+    # The vocabulary's axis, `tensor`, stays the compiler's.
+    spread = jax.shard_map(local, in_specs=spec, out_specs=spec, axis_names=set(TOKEN_AXES), check_vma=False)
+    return spread(*trees_BT)
+
+
 def token_nll(model: Any, hidden_BTD: jax.Array, target_BT: jax.Array) -> jax.Array:
     """-log p(target) in nats, float32[B,T], without [B,T,V] logits; `model` is a `model.model.Model`."""
 
@@ -52,5 +75,4 @@ def token_nll(model: Any, hidden_BTD: jax.Array, target_BT: jax.Array) -> jax.Ar
         logits_NV = model.token_logits(hidden_ND)
         return jax.nn.logsumexp(logits_NV, axis=-1) - jnp.take_along_axis(logits_NV, target_N[:, None], axis=-1)[:, 0]
 
-    flat = blockwise(nll, hidden_BTD.reshape(-1, hidden_BTD.shape[-1]), target_BT.reshape(-1))
-    return flat.reshape(target_BT.shape)
+    return positionwise(nll, hidden_BTD, target_BT)

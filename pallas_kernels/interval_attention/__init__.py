@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from pallas_kernels import backend as backends
+from pallas_kernels.interval_attention.reference import EMPTY_LSE
 
-__all__ = ["apply_sink", "interval_attention", "merge"]
+__all__ = ["EMPTY_LSE", "apply_sink", "interval_attention", "interval_attention_gradient", "merge"]
 
 # Tiles of 128 x 128 stay in a CPU core's cache: causal, T = 512, float32 took 28 ms, one tile of 512 x 512 126 ms.
 DEFAULT_BLOCK = 128
@@ -54,11 +56,35 @@ def interval_attention(
             serve the call.
     """
     _check(q_BTHh, k_BSKh, v_BSKh, lo_BT, hi_BT, block)
-    if scale <= 0:
-        raise ValueError(f"scale: got {scale}; allowed is above 0. Negate the queries for negative scores.")
-    name = backends.select("interval_attention", backend, q_BTHh, k_BSKh, softcap=softcap)
-    options = {"scale": float(scale), "softcap": softcap} | ({"block": block} if name == "reference" else {})
+    name, options = _select(q_BTHh, k_BSKh, scale, softcap, block, backend)
     return _attend(q_BTHh, k_BSKh, v_BSKh, lo_BT, hi_BT, name, tuple(options.items()))
+
+
+def interval_attention_gradient(
+    q_BTHh: jax.Array,
+    k_BSKh: jax.Array,
+    v_BSKh: jax.Array,
+    lo_BT: jax.Array,
+    hi_BT: jax.Array,
+    out_BTHh: jax.Array,
+    lse_BTH: jax.Array,
+    d_out_BTHh: jax.Array,
+    d_lse_BTH: jax.Array,
+    *,
+    scale: float,
+    softcap: float | None = None,
+    block: int = DEFAULT_BLOCK,
+    backend: backends.Backend = "auto",
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """What some of the keys contribute to the gradient of q, and their own gradients of k and v.
+
+    `out`, `lse` and the gradients of both are those of attention over all keys, of which k and v are a part: so a ring
+    of devices takes the gradient one part after another. All else as in `interval_attention`.
+    """
+    _check(q_BTHh, k_BSKh, v_BSKh, lo_BT, hi_BT, block)
+    name, options = _select(q_BTHh, k_BSKh, scale, softcap, block, backend)
+    rows = (out_BTHh, lse_BTH, d_out_BTHh, d_lse_BTH)
+    return backends.module("interval_attention", name).backward(q_BTHh, k_BSKh, v_BSKh, lo_BT, hi_BT, *rows, **options)
 
 
 def merge(outs: Sequence[jax.Array], lses: Sequence[jax.Array]) -> tuple[jax.Array, jax.Array]:
@@ -75,6 +101,14 @@ def apply_sink(out_BTHh: jax.Array, lse_BTH: jax.Array, sink_H: jax.Array) -> ja
     Follows arXiv 2309.17453 with the learned score per head of GPT-OSS (arXiv 2508.10925).
     """
     return (out_BTHh * jax.nn.sigmoid(lse_BTH - sink_H.astype(jnp.float32))[..., None]).astype(out_BTHh.dtype)
+
+
+def _select(q_BTHh, k_BSKh, scale, softcap, block, backend) -> tuple[str, dict[str, Any]]:
+    """The backend and the options it takes."""
+    if scale <= 0:
+        raise ValueError(f"scale: got {scale}; allowed is above 0. Negate the queries for negative scores.")
+    name = backends.select("interval_attention", backend, q_BTHh, k_BSKh, softcap=softcap)
+    return name, {"scale": float(scale), "softcap": softcap} | ({"block": block} if name == "reference" else {})
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))

@@ -4,10 +4,12 @@ import os
 import pathlib
 import subprocess
 import sys
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
-from sharding.processes import ProcessConfig, from_environment, host_count, host_index, start
+from sharding.processes import ProcessConfig, from_environment, host_count, host_index, row_share, start
 from tests.ports import free_port
 
 
@@ -74,3 +76,32 @@ def test_two_processes_find_each_other():
     ]
     outputs = [run.communicate(timeout=120) for run in runs]
     assert [out.splitlines()[-1:] for out, _ in outputs] == [["0 2 [1, 2]"], ["1 2 [1, 2]"]], outputs
+
+
+def mesh(processes, **sizes):
+    """A mesh of devices that know their process, told by the place of each device in the mesh."""
+    shape = [sizes.get(axis, 1) for axis in ("data", "fsdp", "expert", "context", "tensor")]
+    devices = np.array([SimpleNamespace(process_index=index) for index in processes], object)
+    return SimpleNamespace(devices=devices.reshape(shape))
+
+
+@pytest.mark.parametrize(
+    ("processes", "sizes", "shares"),
+    [
+        ([0, 0, 1, 1], {"data": 4}, [(0, 2), (1, 2)]),
+        ([0, 0, 1, 1], {"data": 2, "fsdp": 2}, [(0, 2), (1, 2)]),
+        ([0, 1], {"tensor": 2}, [(0, 1), (0, 1)]),  # both hold all rows
+        ([0, 1, 2, 3], {"data": 2, "context": 2}, [(0, 2), (0, 2), (1, 2), (1, 2)]),
+        ([0, 0, 1, 1], {"data": 2, "tensor": 2}, [(0, 2), (1, 2)]),
+        ([1, 0, 0, 1], {"data": 4}, [(1, 2), (0, 2)]),  # neighbours in the machine need not follow one another
+    ],
+)
+def test_every_process_feeds_the_rows_that_its_devices_hold(processes, sizes, shares):
+    of = mesh(processes, **sizes)
+    assert [row_share(of, process) for process in range(len(shares))] == shares
+
+
+@pytest.mark.parametrize("processes", [[0, 0, 0, 1, 1, 1], [0, 0, 0, 0, 1, 1]])
+def test_processes_that_would_share_rows_in_part_or_unequally_are_refused(processes):
+    with pytest.raises(ValueError, match="mesh: data=3, tensor=2 gives some processes a part of the rows"):
+        row_share(mesh(processes, data=3, tensor=2), 0)

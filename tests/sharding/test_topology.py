@@ -11,6 +11,7 @@ from sharding import topology as topologies
 from sharding.topology import KINDS, abstract_device, topology
 
 NAMES = {"v5p:2x2x1": "tpu", "v6e:2x2": "tpu", "tpu7x:4x4x4": "tpu", "h200:1": "cuda", "h200:4x8": "cuda"}
+NAMES |= {"v5p:4x4x4@2": "tpu"}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -36,7 +37,10 @@ def test_a_program_can_be_lowered_for_a_device_that_is_not_there():
     assert "stablehlo.add" in lowered.as_text()
 
 
-@pytest.mark.parametrize("name", ["v5p", "v5p:4", "v6e:2x2x1", "v6e:2x", "h200:", "h200:0", "h200:1x2x4", "a100:8", ""])
+UNKNOWN = ["v5p", "v5p:4", "v6e:2x2x1", "v6e:2x", "h200:", "h200:0", "h200:1x2x4", "a100:8", ""]
+
+
+@pytest.mark.parametrize("name", [*UNKNOWN, "h200:4x8@2", "v6e:2x2@"])
 def test_an_unknown_name_is_refused_with_those_that_are_known(name):
     for ask in (abstract_device, topology):
         with pytest.raises(ValueError, match=r"got '.*'; allowed are names like v5p:2x2x1, .*h200:4x8"):
@@ -51,7 +55,7 @@ def test_a_missing_compiler_is_named_with_the_extra_that_brings_it(name, extra, 
 
 
 def test_what_the_compiler_objects_to_is_passed_on(monkeypatch):
-    def refuse(name):
+    def refuse(name, slices):
         raise RuntimeError("INVALID_ARGUMENT: no such machine\nand a trace")
 
     monkeypatch.setattr(importlib.util, "find_spec", lambda module: module)
@@ -61,7 +65,7 @@ def test_what_the_compiler_objects_to_is_passed_on(monkeypatch):
 
 
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs the extra tpu")
-@pytest.mark.parametrize(("name", "num"), [("v5p:2x2x1", 4), ("v6e:2x2", 4), ("tpu7x:2x2x1", 8)])
+@pytest.mark.parametrize(("name", "num"), [("v5p:2x2x1", 4), ("v6e:2x2", 4), ("tpu7x:2x2x1", 8), ("v5p:2x2x1@2", 8)])
 def test_tpu_devices_are_what_their_name_says(name, num):
     made = topology(name)
     assert len(made.devices) == num

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from data.batch import targets
-from model.heads.tokens import blockwise
+from model.heads.tokens import positionwise
 from model.model import Model
 from train.objectives.distill_entries import Entries, divergence
 from train.objectives.loss import Loss, with_router
@@ -56,8 +56,7 @@ def loss(
         nll_N = -jnp.take_along_axis(jax.nn.log_softmax(logits_NV), target_N[:, None], axis=-1)[:, 0]
         return jnp.stack([nll_N, divergence_of(logits_NV, taught_N)], axis=-1)
 
-    flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), (output.hidden_BTD, target_BT, taught))
-    nll_BT, kl_BT = jnp.unstack(blockwise(terms, *flat).reshape(*target_BT.shape, 2), axis=-1)
+    nll_BT, kl_BT = jnp.unstack(positionwise(terms, output.hidden_BTD, target_BT, taught), axis=-1)
     mixed_BT = options.alpha * options.temperature**2 * kl_BT + (1 - options.alpha) * nll_BT
     metrics = by_kind("loss", nll_BT, batch, weight_BT) | by_kind("kl", kl_BT, batch, weight_BT)
     return with_router(jnp.sum(weight_BT * mixed_BT), jnp.sum(weight_BT), metrics, output.router)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from data.batch import targets
-from model.heads.tokens import blockwise
+from model.heads.tokens import positionwise
 from model.model import Model, Output
 from train.objectives.loss import Ratio
 
@@ -57,8 +57,7 @@ def evaluate_policy(
         entropy_N = -jnp.sum(jnp.exp(log_p_NV) * log_p_NV, axis=-1)
         return jnp.stack([logprob_N, kl_N, divergence_N, entropy_N], axis=-1)
 
-    flat = [x.reshape(-1, x.shape[-1]) for x in (output.hidden_BTD, reference_BTD)]
-    found = blockwise(terms, *flat, target_BT.reshape(-1)).reshape(*target_BT.shape, 4)
+    found = positionwise(terms, output.hidden_BTD, reference_BTD, target_BT)
     logprob_BT, kl_BT, divergence_BT, entropy_BT = jnp.unstack(found, axis=-1)
     return Policy(output, logprob_BT, kl_BT, divergence_BT, entropy_BT, weight_BT)
 
