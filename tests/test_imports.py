@@ -15,7 +15,7 @@ MAY_IMPORT = {
     "data": {"sharding"},
     "model": {"pallas_kernels", "sharding"},
     "pallas_kernels": set(),
-    "sharding": set(),
+    "sharding": {"train.ahead"},  # the step that `python -m sharding.plan` plans
     # `eval` reaches training only as a hook that a config names; rollouts draw with the code that serves.
     "train": {
         *("data", "model", "sharding"),
