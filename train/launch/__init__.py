@@ -1,0 +1,1 @@
+"""`python -m train.launch`: one training command as many processes, on this machine, SLURM, Kubernetes or TPU VMs."""
