@@ -64,6 +64,9 @@ class Aloha(Simulation):
         self._seen = self._env.reset().observation["qpos"]
         self._time, self._expert, self._blown = 0, None, False
 
+    def _wander(self, seed: int) -> None:
+        raise ValueError("anywhere: ALOHA's arms start side by side, where its expert begins; leave it out")
+
     def _advance(self, action: np.ndarray) -> bool:
         if self._blown:
             return False

@@ -33,8 +33,11 @@ class Environment(Protocol):
     cameras: tuple[str, ...]
     proprio_names: tuple[str, ...]
     action_names: tuple[str, ...]
+    plan_names: tuple[str, ...]
 
-    def reset(self, seed: int) -> None: ...
+    def reset(self, seed: int, anywhere: bool = False) -> None:
+        """Begin the episode of `seed`; with `anywhere` the robot is somewhere else by then, as in the midst of it."""
+        ...
 
     @property
     def instruction(self) -> str:
@@ -56,7 +59,23 @@ class Environment(Protocol):
         """What a scripted expert would do now, float32[a]."""
         ...
 
+    def plan(self) -> np.ndarray:
+        """Where what the robot handles is and where it shall be, in thousandths of the workspace: float32[p].
+
+        What demonstrations may say and robots are not told; float32[0] where `plan_names` is empty.
+        """
+        ...
+
     def close(self) -> None: ...
+
+
+PLAN_NAMES = ("from_x", "from_y", "from_z", "to_x", "to_y", "to_z")
+
+
+def plan_of(start: np.ndarray, end: np.ndarray, low: tuple[float, ...], size: float) -> np.ndarray:
+    """float32[6] in 0..1000: two places in metres, in thousandths of a cube with that lowest corner and edge."""
+    places_23 = (np.stack([start, end]) - low) / size
+    return np.clip(1000 * places_23, 0, 1000).astype(np.float32).reshape(6)
 
 
 def checked_action(action: np.ndarray, names: tuple[str, ...], robot: str) -> np.ndarray:

@@ -12,6 +12,7 @@ from gymnasium_robotics.envs.fetch.reach import MujocoFetchReachEnv
 from gymnasium_robotics.envs.fetch.slide import MujocoFetchSlideEnv
 
 from eval.envs import fetch_expert
+from eval.envs.environment import PLAN_NAMES, plan_of
 from eval.envs.fetch_slide import SlideExpert
 from eval.envs.rendering import free_camera
 from eval.envs.simulation import Simulation
@@ -24,6 +25,7 @@ KINDS = {
     "pick-and-place": MujocoFetchPickAndPlaceEnv,
 }
 ANGLES = {"front": (145, -35), "side": (235, -25)}  # of the package's own cameras one is inside the gripper
+WORKSPACE = (0.95, 0.35, 0.3), 0.8  # metres: its lowest corner and its edges
 DIMMED = 0.5  # without shadows the table would be plain white
 
 
@@ -41,6 +43,7 @@ class Fetch(Simulation):
     max_steps = 50
     proprio_names: tuple[str, ...] = ("hand_x", "hand_y", "hand_z", "right_finger", "left_finger")
     action_names: tuple[str, ...] = ("hand_x", "hand_y", "hand_z", "gripper")
+    plan_names: tuple[str, ...] = PLAN_NAMES
 
     def __init__(self, task: str, wording: str, cameras: tuple[str, ...], image_size: int):
         super().__init__(task, WORDINGS, wording, cameras, image_size)
@@ -70,6 +73,10 @@ class Fetch(Simulation):
         else:
             action = fetch_expert.pick_and_place(hand, float(seen[9:11].max()), block, goal)
         return action.astype(np.float32)
+
+    def plan(self) -> np.ndarray:
+        seen, goal = self._seen["observation"], self._seen["desired_goal"]
+        return plan_of(goal if self.task == "reach" else seen[3:6], goal, *WORKSPACE)
 
     def _proprio(self) -> np.ndarray:
         seen = self._seen["observation"]

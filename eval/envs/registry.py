@@ -66,7 +66,7 @@ def _aloha(task: str, robot: str, wording: str, cameras: tuple[str, ...], image_
 
 SUITES = {
     "tabletop": Suite(_tabletop, tuple(tabletop.ARMS), tuple(tabletop.TASKS), ("front",), 64, (64, 64)),
-    "metaworld": Suite(_metaworld, ("sawyer",), tuple(metaworld.WORDINGS), ("front", "wrist")),
+    "metaworld": Suite(_metaworld, ("sawyer",), tuple(metaworld.WORDINGS), ("front", "left", "wrist")),
     "ogbench": Suite(_ogbench, ("ur5e",), tuple(ogbench.WORDINGS), ("front",)),
     "fetch": Suite(_fetch, ("fetch",), tuple(fetch.WORDINGS), ("front", "side")),
     "aloha": Suite(_aloha, ("aloha",), tuple(aloha.WORDINGS), ("top", "front")),

@@ -31,10 +31,10 @@ class Shifted:
         self._env, self._shift = env, shift
         self.embodiment, self.task, self.control_hz = env.embodiment, env.task, env.control_hz
         self.max_steps, self.cameras = env.max_steps, env.cameras
-        self.proprio_names, self.action_names = env.proprio_names, env.action_names
+        self.proprio_names, self.action_names, self.plan_names = env.proprio_names, env.action_names, env.plan_names
 
-    def reset(self, seed: int) -> None:
-        self._env.reset(seed)
+    def reset(self, seed: int, anywhere: bool = False) -> None:
+        self._env.reset(seed, anywhere)
         rng = np.random.default_rng([seed, zlib.crc32(f"{self._shift}/{self.task}".encode())])
         self._tint_3, self._move_2 = DIM * rng.uniform(0.85, 1.15, 3), rng.choice([-MOVED, MOVED], 2)
         self._before: np.ndarray | None = None
@@ -60,6 +60,9 @@ class Shifted:
 
     def expert(self) -> np.ndarray:
         return self._env.expert()
+
+    def plan(self) -> np.ndarray:
+        return self._env.plan()
 
     def close(self) -> None:
         self._env.close()

@@ -9,9 +9,11 @@ from collections.abc import Mapping
 import mujoco
 import numpy as np
 
+from eval.envs.disturbance import Disturbance
 from eval.envs.environment import Sight, checked_action
 from eval.envs.rendering import Renderer
 
+WANDER = 40  # control steps before an episode that begins anywhere, at most
 Wordings = Mapping[str, Mapping[str, tuple[str, ...]]]  # task -> "train" or "test" -> sentences
 
 
@@ -26,6 +28,7 @@ class Simulation(abc.ABC):
     max_steps: int
     proprio_names: tuple[str, ...]
     action_names: tuple[str, ...]
+    plan_names: tuple[str, ...] = ()
 
     def __init__(self, task: str, wordings: Wordings, wording: str, cameras: tuple[str, ...], image_size: int):
         self.task, self.cameras = task, cameras
@@ -33,9 +36,11 @@ class Simulation(abc.ABC):
         self._renderer: Renderer | None = None
         self._instruction, self._success = "", False
 
-    def reset(self, seed: int) -> None:
+    def reset(self, seed: int, anywhere: bool = False) -> None:
         self._success = False
         self._start(seed)
+        if anywhere:
+            self._wander(seed)
         rng = np.random.default_rng([seed, zlib.crc32(f"instruction/{self.task}".encode())])
         self._instruction = self._sentences[rng.integers(len(self._sentences))].format(**self._words())
 
@@ -49,6 +54,9 @@ class Simulation(abc.ABC):
 
     def step(self, action: np.ndarray) -> None:
         self._success |= self._advance(checked_action(action, self.action_names, self.embodiment))
+
+    def plan(self) -> np.ndarray:
+        return np.zeros(0, np.float32)
 
     def observe(self) -> Sight:
         model, data = self._world()
@@ -84,6 +92,12 @@ class Simulation(abc.ABC):
 
     @abc.abstractmethod
     def expert(self) -> np.ndarray: ...
+
+    def _wander(self, seed: int) -> None:
+        """Some steps of a smooth random walk."""
+        walk = Disturbance(seed, 1.0, len(self.action_names))
+        for _ in range(np.random.default_rng([seed, 2]).integers(WANDER + 1)):
+            self._advance(np.clip(walk.next(), -1, 1))
 
     def _words(self) -> dict[str, str]:
         """What the sentences' placeholders stand for in the running episode."""

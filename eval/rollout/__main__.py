@@ -4,9 +4,9 @@
     python -m eval.rollout --suite metaworld --tasks reach-v3 --episodes 50 --out data/own --policy runs/mw/specialise
 
 Without `--policy` a scripted expert acts. Episodes go to OUT/robot with the features `observation.images.CAMERA`,
-`observation.state`, `action` (what the expert meant to do, without the disturbance) and `next.success`; all sentences
-to OUT/instructions.txt. What is recorded depends on the seed and not on the number of processes; seeds of evaluation
-episodes are refused.
+`observation.state`, `action` (what the expert meant to do, without the disturbance), `next.success` and, of robots that
+have one, `annotation.plan` (see `Environment.plan`); all sentences to OUT/instructions.txt. What is recorded depends on
+the seed and not on the number of processes; seeds of evaluation episodes are refused.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ def main() -> None:
     cameras = tuple(args.cameras) if args.cameras else suite.cameras[:1]
     scene = Scene(args.suite, "", "", args.wording, cameras, args.image_size or suite.image_size)
     tasks, robots = args.tasks or list(suite.tasks), args.robots or list(suite.robots)
-    settings = {name: getattr(args, name) for name in ("seed", "noise", "hold", "policy", "execute")}
+    names = ("seed", "noise", "hold", "anywhere", "steps", "policy", "execute")
+    settings = {name: getattr(args, name) for name in names}
     jobs = jobs_of(scene, tasks, robots, **settings)
     with progress("episodes", args.episodes * len(tasks) * len(robots)) as on_progress:
         summary = rollout(args.out, jobs, args.episodes, args.processes, args.keep_failures, on_progress)
@@ -53,6 +54,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--image-size", type=int, help="pixels a side; the suite's usual unless given")
     parser.add_argument("--noise", type=float, default=0.0, help="largest disturbance, in the units of the actions")
     parser.add_argument("--hold", type=int, default=0, help="steps recorded after success")
+    parser.add_argument("--anywhere", action="store_true", help="robots start anywhere, as in the midst of a task")
+    parser.add_argument(
+        "--steps", type=int, help="control steps of an episode, at most; as the task has it if not given"
+    )
     parser.add_argument("--policy", help="checkpoint that acts in place of the expert")
     parser.add_argument("--execute", type=int, default=defaults["execute"], help="control steps of each chunk")
     parser.add_argument("--processes", type=int, default=2)

@@ -16,7 +16,7 @@ from eval.envs.disturbance import Disturbance
 from eval.envs.environment import Environment, Sight
 from eval.rollout.collect import ACTION, STATE, Made
 
-SUCCESS = "next.success"
+SUCCESS, PLAN = "next.success", "annotation.plan"
 Act = Callable[[Sight], tuple[np.ndarray, np.ndarray]]  # what is recorded and what is carried out, float32[a] each
 
 
@@ -37,13 +37,16 @@ class Job:
     """An episode: of the scripted expert, or of the policy in a checkpoint where one is named.
 
     noise: largest standard deviation of the expert's disturbance, in the units of the actions. hold: steps recorded
-    after success. execute: control steps of each of the policy's chunks.
+    after success. anywhere: whether robots start there, see `Environment.reset`. steps: that an episode has at most;
+    None = as many as the task gives. execute: control steps of each of the policy's chunks.
     """
 
     scene: Scene
     seed: int = 0
     noise: float = 0.0
     hold: int = 0
+    anywhere: bool = False
+    steps: int | None = None
     policy: str | None = None
     execute: int = 1
 
@@ -68,14 +71,16 @@ def environment(scene: Scene) -> Environment:
 def play(job: Job) -> Made:
     """Instruction, dataset columns and success; pictures are encoded here, so that writing stays cheap."""
     env = environment(job.scene)
-    env.reset(job.seed)
+    env.reset(job.seed, job.anywhere)
     act = _followed(env, job) if job.policy else _disturbed(env, job)
-    names = (STATE, ACTION, SUCCESS, *map(image_key, env.cameras))
+    names = (STATE, ACTION, SUCCESS, *[PLAN] * bool(env.plan_names), *map(image_key, env.cameras))
     columns: dict[str, list] = {name: [] for name in names}
-    left = env.max_steps
+    left = min(env.max_steps, job.steps or env.max_steps)
     while left:
         sight = env.observe()
         recorded, action = act(sight)
+        if env.plan_names:
+            columns[PLAN].append(env.plan())
         before = env.success
         env.step(action)
         columns[STATE].append(sight.proprio)

@@ -13,7 +13,7 @@ from typing import Any
 from data.lerobot import LeRobotWriter
 from eval.envs.environment import Environment
 from eval.rollout.collect import ACTION, STATE, Count, check_seeds, collect, runner, write_instructions
-from eval.rollout.play import SUCCESS, Job, Scene, environment, image_key, play
+from eval.rollout.play import PLAN, SUCCESS, Job, Scene, environment, image_key, play
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +28,8 @@ def features(env: Environment, image_size: int) -> dict[str, dict[str, Any]]:
     """The dataset features of a robot."""
     picture = {"dtype": "image", "shape": [image_size, image_size, 3], "names": ["height", "width", "channels"]}
     columns = {STATE: env.proprio_names, ACTION: env.action_names}
+    if env.plan_names:
+        columns[PLAN] = env.plan_names
     return {
         **{image_key(camera): picture for camera in env.cameras},
         **{key: {"dtype": "float32", "shape": [len(n)], "names": list(n)} for key, n in columns.items()},
@@ -91,5 +93,7 @@ def _check(job: Job, episodes: int) -> None:
             f"noise={job.noise}, hold={job.hold}, execute={job.execute}: noise is 0 to 1, hold at least 0 steps, "
             "execute at least 1 step"
         )
+    if job.steps is not None and job.steps < 1:
+        raise ValueError(f"steps={job.steps}: an episode has at least 1; leave it out for as many as the task gives")
     if job.policy and job.noise:
         raise ValueError(f"noise={job.noise} with a policy: only the expert is disturbed; leave noise at 0")

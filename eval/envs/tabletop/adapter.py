@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from eval.envs.environment import Sight
+from eval.envs.environment import PLAN_NAMES, Sight, plan_of
 from eval.envs.tabletop.arms import ARMS
 from eval.envs.tabletop.env import CONTROL_HZ, Tabletop
 from eval.envs.tabletop.shifts import Shift
+from eval.envs.tabletop.tasks import TASKS
+
+WORKSPACE = (-0.4, -0.4, 0.0), 0.8  # metres: its lowest corner and its edges
 
 
 class TabletopEnvironment:
@@ -15,6 +18,7 @@ class TabletopEnvironment:
 
     control_hz = float(CONTROL_HZ)
     cameras: tuple[str, ...] = ("front",)
+    plan_names: tuple[str, ...] = PLAN_NAMES
 
     def __init__(self, task: str, arm: str, wording: str = "train", shift: Shift | None = None):
         self.world = Tabletop(arm, task, wording, shift)
@@ -22,8 +26,8 @@ class TabletopEnvironment:
         self.proprio_names, self.action_names = ARMS[arm].proprio_names, ARMS[arm].action_names
         self._success = False
 
-    def reset(self, seed: int) -> None:
-        self.world.reset(seed)
+    def reset(self, seed: int, anywhere: bool = False) -> None:
+        self.world.reset(seed, anywhere)
         self._success = False
 
     @property
@@ -44,6 +48,10 @@ class TabletopEnvironment:
 
     def expert(self) -> np.ndarray:
         return self.world.expert_action()
+
+    def plan(self) -> np.ndarray:
+        world = self.world
+        return plan_of(*TASKS[self.task].plan(world.state(), world.layout, world.goal), *WORKSPACE)
 
     def close(self) -> None:
         """Nothing to free: its pictures need no OpenGL."""

@@ -45,7 +45,16 @@ def test_a_dim_picture_is_tinted_and_a_moved_one_is_the_same_picture_elsewhere()
 
 def test_it_is_an_environment_like_the_one_inside():
     plain, shifted = begun(None), begun("light")
-    for name in ("embodiment", "task", "control_hz", "max_steps", "cameras", "proprio_names", "action_names"):
+    for name in (
+        "embodiment",
+        "task",
+        "control_hz",
+        "max_steps",
+        "cameras",
+        "proprio_names",
+        "action_names",
+        "plan_names",
+    ):
         assert getattr(plain, name) == getattr(shifted, name)
     for _ in range(plain.max_steps):
         for env in (plain, shifted):

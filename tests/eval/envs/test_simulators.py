@@ -72,6 +72,42 @@ def test_the_expert_does_the_task_and_the_success_stays(env):
     assert not env.success
 
 
+def test_a_robot_that_starts_anywhere_is_elsewhere_with_the_same_task_to_do(env):
+    env.reset(4)
+    told, first = env.instruction, env.observe().proprio
+    if env.suite == "aloha":
+        with pytest.raises(ValueError, match="start side by side"):
+            env.reset(4, anywhere=True)
+        return
+    env.reset(4, anywhere=True)
+    assert env.instruction == told
+    assert not env.success
+    assert np.abs(env.observe().proprio - first).max() > 1e-3
+    for _ in range(env.max_steps):
+        env.step(env.expert())
+        if env.success:
+            break
+    assert env.success
+
+
+@pytest.mark.parametrize(("suite", "task"), [("metaworld", "push-v3"), ("fetch", "push"), ("tabletop", "push")])
+def test_a_plan_says_where_the_thing_is_and_where_it_shall_be(suite, task):
+    pytest.importorskip(PACKAGES.get(suite, "mujoco"))
+    env = make(suite, task, cameras=())
+    env.reset(3)
+    first = env.plan()
+    assert (first.shape, first.dtype) == ((len(env.plan_names),), np.float32)
+    assert ((first > 0) & (first < 1000)).sum() >= 5  # the tabletop's zones lie at a height of 0
+    for _ in range(env.max_steps):
+        env.step(env.expert())
+        if env.success:
+            break
+    last = env.plan()
+    np.testing.assert_allclose(last[3:], first[3:], atol=1)  # the goal stays
+    assert np.linalg.norm((last[:3] - last[3:])[:2]) < 100 < np.linalg.norm((first[:3] - first[3:])[:2])
+    env.close()
+
+
 @pytest.mark.parametrize("action", [np.zeros(3), np.full(14, np.nan), 0.0])
 def test_an_action_of_the_wrong_size_or_not_finite_is_refused(env, action):
     env.reset(0)

@@ -66,6 +66,26 @@ def test_episodes_go_on_for_the_asked_steps_after_success(recorded):
             assert sum(successes) == 1 + 3
 
 
+def test_rows_say_what_the_robot_is_to_move_and_where_to(recorded):
+    out, _ = recorded
+    env = make("tabletop", "lift", "arm7")
+    env.reset(10)
+    first = next(row for row in rows(out / "arm7") if row["episode_index"] == 2)
+    np.testing.assert_array_equal(np.float32(first["annotation.plan"]), env.plan())
+
+
+def test_stills_are_single_steps_from_anywhere(tmp_path):
+    rollout(tmp_path, jobs(seed=10, anywhere=True, steps=1), 3, keep_failures=True)
+    seen = rows(tmp_path / "arm5")
+    assert [row["episode_index"] for row in seen] == [0, 1, 2]
+    env = make("tabletop", "reach", "arm5")
+    env.reset(10)
+    usual = env.observe().proprio
+    env.reset(10, anywhere=True)
+    np.testing.assert_array_equal(np.float32(seen[0]["observation.state"]), env.observe().proprio)
+    assert (env.observe().proprio != usual).any()
+
+
 def test_what_is_recorded_does_not_depend_on_the_number_of_processes(tmp_path):
     for processes in (1, 2):
         rollout(tmp_path / str(processes), jobs(robots=["arm6"], noise=0.02), 3, processes)
@@ -121,6 +141,7 @@ def test_a_policy_acts_in_chunks_and_its_noise_follows_from_seed_and_step(monkey
         ({}, {"seed": 2**31}, "kept for evaluation"),
         ({}, {"noise": 2.0}, "noise is 0 to 1"),
         ({}, {"hold": -1}, "hold at least 0"),
+        ({}, {"steps": 0}, "steps=0: an episode has at least 1"),
         ({}, {"execute": 0}, "execute at least 1"),
         ({}, {"policy": "runs/x", "noise": 0.1}, "only the expert is disturbed"),
     ],
