@@ -28,9 +28,14 @@ class TrainConfig:
     steps: int | None = None
     checkpoint_every: int = 500
     keep: int = 2  # checkpoints of a phase
+    local_checkpoints: str = ""  # folder on a faster disk, seen by all processes, where checkpoints are written first
+    local_every: int = 0  # steps between checkpoints that stay there and are not copied to the run; 0 = none
+    integrity_every: int = 0  # steps between comparisons of what devices hold, bit for bit; 0 = never
     log_every: int = 10
     max_skipped_steps: int = 10  # in a row, before the run stops
     spike_factor: float | None = 10.0  # times the running mean of gradient norms
+    watchdog_seconds: float | None = 45.0  # a step that takes longer, and 5 times as long as any before it, is given up
+    watchdog_pause_seconds: float = 1800.0  # the same for start-up, compilation, evaluations and checkpoints
 
     def __post_init__(self):
         if not self.phases or len(set(self.phases)) != len(self.phases):
@@ -39,10 +44,29 @@ class TrainConfig:
             value = getattr(self, field)
             if value is not None and value < 1:
                 raise ValueError(f"{field} is {value}; it must be at least 1")
+        for field in ("local_every", "integrity_every"):
+            if getattr(self, field) < 0:
+                raise ValueError(f"{field} is {getattr(self, field)}; it must be 0 or more steps")
+        if self.local_every and not self.local_checkpoints:
+            raise ValueError(
+                f"local_every is {self.local_every} but local_checkpoints names no folder; give one, or set it to 0"
+            )
         if self.spike_factor is not None and self.spike_factor <= 1:
             raise ValueError(
                 f"spike_factor is {self.spike_factor}; it must be above 1, or None to allow any finite norm"
             )
+        if self.watchdog_seconds is not None and self.watchdog_seconds < 5:
+            raise ValueError(f"watchdog_seconds is {self.watchdog_seconds}; it must be at least 5, or None for no end")
+        if self.watchdog_pause_seconds < (self.watchdog_seconds or 0):
+            raise ValueError(
+                f"watchdog_pause_seconds is {self.watchdog_pause_seconds}; it must be at least watchdog_seconds "
+                f"({self.watchdog_seconds})"
+            )
+
+    @property
+    def heartbeat_seconds(self) -> int:
+        """After so long JAX aborts the peers of a dead process: when the watchdog, which tells more, had its turn."""
+        return 100 if self.watchdog_seconds is None else int(self.watchdog_seconds) + 12
 
 
 @dataclasses.dataclass(frozen=True)

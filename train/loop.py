@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -16,11 +15,11 @@ from jax.experimental import multihost_utils
 from data.batch import Batch
 from train.checkpoint import Checkpointer
 from train.config import TrainConfig
+from train.events import Events
 from train.metrics import Meter, MetricWriter, Window, peak_memory_bytes
 from train.progress import PhaseProgress
 from train.step import Mean, Step, TrainState
-
-RETRY = os.EX_TEMPFAIL  # 75: the process was asked to stop, has saved its state, and the same command goes on
+from train.watchdog import Unwatched, Watch
 
 
 class RowPipeline(Protocol):
@@ -76,7 +75,16 @@ class Recorder:
     Raises Diverged naming the global rows once `max_skipped_steps` steps in a row were skipped.
     """
 
-    def __init__(self, settings: TrainConfig, steps: int, writer: MetricWriter, meter: Meter, progress: PhaseProgress):
+    def __init__(
+        self,
+        settings: TrainConfig,
+        steps: int,
+        writer: MetricWriter,
+        meter: Meter,
+        progress: PhaseProgress,
+        events: Events | None = None,
+    ):
+        self.events = events or Events(None)
         self._settings, self._steps, self._writer, self._meter, self._progress = (
             settings,
             steps,
@@ -101,11 +109,17 @@ class Recorder:
         self.flush()
         self._pending = step, rows, flops, metrics
 
+    def idle(self) -> bool:
+        """Whether no step is being computed."""
+        return self._pending is None or self._pending[3]["loss"][0].is_ready()
+
     def flush(self) -> None:
         if self._pending is None:
             return
         (step, rows, flops, metrics), self._pending = self._pending, None
-        metrics = jax.device_get(metrics)
+        with self.events.blocked():
+            metrics = jax.device_get(metrics)
+        self.events.stepped(step)
         counts = {name: int(metrics.pop(name)[0]) for name in ("tokens", "skipped", "skipped_in_a_row")}
         self._meter.step_finished(counts["tokens"], *flops)
         if counts["skipped_in_a_row"]:
@@ -118,6 +132,7 @@ class Recorder:
             values = {**self._window.means(), **self._meter.window_rates(), "memory_bytes": peak_memory_bytes()}
             self.last = {**values, "skipped": counts["skipped"]}
             self._writer.write(step, self.last)
+            self.events.steps()
             self._progress.report(step, self.last)
 
     def evaluated(self, step: int, values: dict[str, float]) -> None:
@@ -157,41 +172,61 @@ def train(
     eval_every: int,
     preemption: Preemption,
     collect: Collect | None = None,
+    share: tuple[int, int] = (0, 1),
+    watch: Watch | None = None,
+    check: Callable[[TrainState, int], None] = lambda *_: None,
 ) -> TrainState:
     """Runs steps start .. steps-1 and returns when the last checkpoint is on disk.
 
     place: puts this host's rows of a batch on its devices. flops: model and hardware FLOPs of this host's batch.
     collect: makes the batch of a step out of what the pipeline gives.
+    share: (index, count), which of so many equal parts of a batch's rows this process reads. watch: told what is done.
+    check: looks at a state, reached after so many steps, before it is saved.
     Raises Preempted after a checkpoint if SIGTERM came, Diverged, CheckpointError, and whatever the data raises.
     """
 
-    def save(step: int) -> None:
-        recorder.flush()
-        with meter.paused():
-            checkpointer.save(state, step=step, next_row=next_row, progress=recorder.snapshot())
+    watch, events = watch or Unwatched(), recorder.events
 
-    with _closing(pipeline.iterator(next_row, jax.process_index(), jax.process_count())) as batches:
+    def save(step: int, *, lasting: bool = True) -> None:
+        recorder.flush()
+        watch.at("the checkpoint", step, pause=True)
+        with meter.paused(), events.of("checkpoint", step):
+            check(state, step)
+            checkpointer.save(state, step=step, next_row=next_row, progress=recorder.snapshot(), lasting=lasting)
+
+    with _closing(pipeline.iterator(next_row, *share)) as batches:
         for step in range(start + 1, steps + 1):
-            with meter.waiting():
+            first = step < start + 3  # compiles the step, then runs it for the first time
+            watch.at("the data", step, pause=first)
+            with meter.waiting(), events.data(recorder.idle):
                 batch = next(batches)
             if collect is not None:
+                watch.at("the samples", step, pause=True)
                 batch = collect(state, batch)
+            watch.at("the computation", step, pause=first)
             work = flops(batch)
-            state, metrics = step_fn(state, place(batch))
+            with events.of("compile", step) if step == start + 1 else contextlib.nullcontext():
+                state, metrics = step_fn(state, place(batch))
             rows, next_row = (next_row, next_row + pipeline.batch_size), next_row + pipeline.batch_size
             recorder.push(step, rows, work, metrics)
             if evaluate is not None and (step == steps or (eval_every and step % eval_every == 0)):
                 recorder.flush()
-                with meter.paused():
+                watch.at("the evaluation", step, pause=True)
+                with meter.paused(), events.of("evaluation", step):
                     recorder.evaluated(step, evaluate(state))
             if step == steps or step % settings.checkpoint_every == 0:
                 save(step)
+            elif settings.local_every and step % settings.local_every == 0:
+                save(step, lasting=False)
             whole = collect is None or step % collect.updates == 0
             if step < steps and whole and preemption.reached(step):
                 save(step)
-                checkpointer.wait()
+                with events.of("checkpoint", step):
+                    checkpointer.wait()
                 raise Preempted(f"asked to stop after step {step} of {steps}; its checkpoint is written")
-    checkpointer.wait()
+    watch.at("the last checkpoint", steps, pause=True)
+    with events.of("checkpoint", steps):
+        checkpointer.wait()
     return state
 
 

@@ -1,6 +1,7 @@
 """The phases of a run: each is built, initialised or resumed, trained and closed with a `done.json`.
 
-Layout: <workdir>/<phase>/ holds `checkpoints/<step>`, `metrics.jsonl`, `tensorboard/`, `init.json` and `done.json`.
+Layout: <workdir>/<phase>/ holds `checkpoints/<step>`, `metrics.jsonl`, `tensorboard/`, `events/<rank>.jsonl`,
+`init.json` and `done.json`.
 """
 
 from __future__ import annotations
@@ -15,16 +16,20 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from configs.schema import parse, to_plain
 from data.batch import Batch
 from data.vocabulary import only_adds_codes
+from train.abstract import abstract_state
 from train.adapted import adapted
 from train.checkpoint import Assets, Checkpoint, Checkpointer, refuse_other_config, refuse_other_tokenizer
 from train.config import PhaseConfig, Teaching, TrainConfig, check_phases
+from train.events import Events
 from train.initialise import copy_parameters
-from train.loop import Collect, Preemption, Recorder, RowPipeline, train
+from train.integrity import Integrity
+from train.loop import Collect, Preempted, Preemption, Recorder, RowPipeline, train
 from train.lora import Lora
 from train.metrics import Meter, MetricWriter, peak_memory_bytes
 from train.objectives import OBJECTIVES
@@ -33,6 +38,7 @@ from train.progress import PhaseProgress
 from train.sections import completed
 from train.step import LossFn, TrainState, make_step
 from train.stored import stored
+from train.watchdog import Unwatched, Watch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,12 +46,14 @@ class Phase:
     """What the loop needs to know of a model, an objective and its data.
 
     init: makes (params, buffers), nested dictionaries of arrays that lie where they belong on the mesh.
+    abstract: the same as shapes with their placement, for what is read from a checkpoint; None: `init` says it.
     axes: logical axes of every parameter by its name (path joined by `/`).
     loss_fn, constants: see `train.step.make_step`; a teacher's parameters are constants.
     place: puts this host's rows of a batch on its devices.
     flops: model and hardware FLOPs of a train step on this host's rows of a batch.
     evaluate: figures of a state on held-out data, or None.
     collect: makes the batch of a step from the state and what the pipeline gives; None where that is the batch.
+    share: (index, count): this process reads the index-th of so many equal parts of a batch's rows.
     lora: the adapters that are trained in place of the parameters, which loss_fn takes joined with them.
     merge: makes of what is trained the parameters that others read (see `train.adapted`).
     """
@@ -62,6 +70,8 @@ class Phase:
     collect: Collect | None = None
     lora: Lora | None = None
     merge: Callable[[Any], Any] | None = None
+    share: tuple[int, int] = (0, 1)
+    abstract: Callable[[], tuple[Any, Any]] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,8 +116,12 @@ def _teaching(loss: Callable[..., Any]) -> Teaching:
     return "required" if teacher.default is inspect.Parameter.empty else "optional"
 
 
-def run(config: ConfigDict, workdir: Path, build: Build, only: str | None = None) -> dict[str, Any]:
+def run(
+    config: ConfigDict, workdir: Path, build: Build, only: str | None = None, watch: Watch | None = None
+) -> dict[str, Any]:
     """Runs the phases in order, or phase `only`; returns the content of each `done.json` by phase.
+
+    watch: is told what is done; see `train.watchdog`.
 
     A finished phase is skipped and an unfinished one goes on from its latest checkpoint, with results bit-identical to
     an uninterrupted run. Raises ValueError for a checkpoint of another config, Preempted after SIGTERM, Diverged, and
@@ -118,7 +132,8 @@ def run(config: ConfigDict, workdir: Path, build: Build, only: str | None = None
     if only is not None and only not in settings.phases:
         raise ValueError(f"--phase is {only!r}; config.train.phases has {', '.join(settings.phases)}")
     chosen = [name for name in settings.phases if only in (None, name)]
-    runs = {name: _PhaseRun(config, name, settings, phases, Path(workdir).resolve()) for name in chosen}
+    watch, folder = watch or Unwatched(), Path(workdir).resolve()
+    runs = {name: _PhaseRun(config, name, settings, phases, folder, watch) for name in chosen}
     for run_ in runs.values():
         run_.refuse_missing_checkpoints()
     return {name: run_.finished() or run_.execute(build) for name, run_ in runs.items()}
@@ -128,9 +143,15 @@ class _PhaseRun:
     """One phase of one run in its folder."""
 
     def __init__(
-        self, config: ConfigDict, name: str, settings: TrainConfig, phases: dict[str, PhaseConfig], workdir: Path
+        self,
+        config: ConfigDict,
+        name: str,
+        settings: TrainConfig,
+        phases: dict[str, PhaseConfig],
+        workdir: Path,
+        watch: Watch,
     ):
-        self.config, self.name, self.settings, self.phases = config, name, settings, phases
+        self.config, self.name, self.settings, self.phases, self.watch = config, name, settings, phases, watch
         self.phase, self.workdir, self.folder = phases[name], workdir, workdir / name
         self.steps = settings.steps or self.phase.steps
 
@@ -157,20 +178,35 @@ class _PhaseRun:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ValueError(f"--workdir {self.workdir} cannot be written: {error}; choose another") from error
-        built = build(self.config, self.name, self._teacher())
-        checkpointer = Checkpointer(self.folder / "checkpoints", built.assets, keep=self.settings.keep)
-        try:
-            with Preemption() as preemption:
-                return self._train(built, checkpointer, preemption)
-        finally:
+        self.watch.at(f"the start of {self.name}", 0, pause=True)
+        with Events(self.folder) as events:
+            built = build(self.config, self.name, self._teacher())
+            events.begin()
+            tiers = {"keep": self.settings.keep, "local": self.settings.local_checkpoints}
+            checkpointer = Checkpointer(self.folder / "checkpoints", built.assets, **tiers)
+            try:
+                with Preemption() as preemption:
+                    done = self._train(built, checkpointer, preemption, events)
+            except Exception as error:
+                if jax.process_count() == 1 or isinstance(error, Preempted):  # a peer may be gone, and never be met
+                    checkpointer.close()
+                raise
             checkpointer.close()
+        return done
 
-    def _train(self, built: Phase, checkpointer: Checkpointer, preemption: Preemption) -> dict[str, Any]:
+    def _train(
+        self, built: Phase, checkpointer: Checkpointer, preemption: Preemption, events: Events
+    ) -> dict[str, Any]:
         built, state, step_fn, meta = self._state(built, checkpointer)
         start, snapshot = meta["step"], meta["progress"]
+        check = {}
+        if self.settings.integrity_every:
+            step_fn = Integrity(step_fn, state, start=start, every=self.settings.integrity_every, events=events)
+            check = {"check": step_fn.compare}
+        events.write("state", step=start)
         meter = Meter(snapshot.get("totals", {}))
         writer, progress = MetricWriter(self.folder, start), PhaseProgress(self.name, start, self.steps)
-        recorder = Recorder(self.settings, self.steps, writer, meter, progress)
+        recorder = Recorder(self.settings, self.steps, writer, meter, progress, events)
         try:
             if start:
                 recorder.resume(snapshot)
@@ -192,6 +228,9 @@ class _PhaseRun:
                 eval_every=self.phase.eval_every,
                 preemption=preemption,
                 collect=built.collect,
+                share=built.share,
+                watch=self.watch,
+                **check,
             )
         finally:
             writer.close()
@@ -201,10 +240,13 @@ class _PhaseRun:
     def _state(self, built: Phase, checkpointer: Checkpointer) -> tuple[Phase, TrainState, Any, dict[str, Any]]:
         """The phase as one of what it trains, the state to go on from, the step function, and the meta data of the
         checkpoint (zeros at the beginning)."""
-        params, buffers = built.init()
-        begins = checkpointer.latest_step() is None
+        begins = checkpointer.stored is None
         if begins:
-            params, buffers = self._take_over(built, params, buffers)
+            params, buffers = self._take_over(built, *built.init())
+        elif built.lora is None and built.abstract is not None:
+            params, buffers = built.abstract()  # nothing is made that the checkpoint brings
+        else:
+            params, buffers = built.init()
         if built.lora is not None:
             built, params = adapted(built, params, self.folder, resumed=not begins)
             checkpointer.merge = built.merge
@@ -218,15 +260,17 @@ class _PhaseRun:
             spike_factor=self.settings.spike_factor,
             constants=built.constants,
         )
-        if begins:
-            state = TrainState.create(params, buffers, optimizer, ema=self.phase.ema > 0)
+        ema = self.phase.ema > 0
+        if checkpointer.stored is None:
+            state = TrainState.create(params, buffers, optimizer, ema=ema)
             return built, state, step_fn, {"step": 0, "next_row": 0, "progress": {}}
-        stored = Checkpoint.open(self.folder)
+        stored = checkpointer.stored
         self._refuse_other_config(stored)
         refuse_other_tokenizer(stored, built.assets.vocabulary)
         if stored.step > self.steps:
             raise ValueError(f"{stored.path} is past the {self.steps} steps asked for; raise steps or change --workdir")
-        like = TrainState.create(params, buffers, optimizer, ema=self.phase.ema > 0)
+        made = isinstance(jax.tree.leaves(params)[0], jax.Array)
+        like = (TrainState.create if made else abstract_state)(params, buffers, optimizer, ema=ema)
         state, meta = checkpointer.restore(like)
         return built, state, step_fn, meta
 
@@ -321,6 +365,8 @@ class _PhaseRun:
         }
         if jax.process_index() == 0:
             _write_json(self.folder / "done.json", figures)
+        if jax.process_count() > 1:  # the next phase looks for it
+            multihost_utils.sync_global_devices(f"done {self.name}")
         return figures
 
 

@@ -41,13 +41,14 @@ class StoredArray:
 def stored(checkpoint: Checkpoint, item: str) -> Any:
     """`buffers`, or `weights` (the averaged parameters where there are any), as a tree of `StoredArray`.
 
-    An item that is not there is an empty tree, as Orbax stores none.
+    An item that is not there is an empty tree, as Orbax stores none. Raises ValueError where files are broken.
     """
     if item == "weights":
         item = "ema" if (checkpoint.path / "ema").is_dir() else "params"
     folder = checkpoint.path / item
     if not folder.is_dir():
         return {}
+    checkpoint.refuse_broken(item)
     tree = ocp.PyTreeCheckpointHandler().metadata(epath.Path(folder)).tree
 
     def place(path: Any, leaf: Any) -> StoredArray:

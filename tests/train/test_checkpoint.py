@@ -138,16 +138,21 @@ ON_FOUR_DEVICES = """
 import sys
 from pathlib import Path
 import jax, jax.numpy as jnp, numpy as np
-from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
+from sharding.mesh import MeshConfig, make_mesh
+from sharding.rules import shard_params
 from tests.train import test_checkpoint as t
+from train.abstract import abstract_state
 from train.optimizer import OptimizerConfig, build_optimizer
 from train.step import TrainState, make_step
-mesh = jax.make_mesh((4,), ("fsdp",), axis_types=(AxisType.Auto,))
-params, buffers = t.tiny.init()
-place = lambda x: jax.device_put(jnp.zeros_like(x), NamedSharding(mesh, P(None, "fsdp") if x.ndim > 1 else P()))
-params, buffers = jax.tree.map(place, (params, buffers))
+mesh = make_mesh(MeshConfig(data=2, fsdp=2))
+params, buffers = jax.tree.map(jnp.zeros_like, t.tiny.init())
+params, buffers = shard_params(params, t.tiny.AXES, mesh), shard_params(buffers, {"router": (None,)}, mesh)
 optimizer = build_optimizer(OptimizerConfig(freeze=("out",)), 10, params, t.tiny.AXES)
-like = TrainState.create(params, buffers, optimizer, ema=True)
+made = TrainState.create(params, buffers, optimizer, ema=True)
+shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), (params, buffers))
+like = abstract_state(*shapes, optimizer, ema=True)
+for x, y in zip(jax.tree.leaves(like), jax.tree.leaves(made), strict=True):
+    assert (x.shape, x.dtype) == (y.shape, y.dtype) and x.sharding.is_equivalent_to(y.sharding, x.ndim), (x, y.sharding)
 state, _ = t.Checkpointer(Path(sys.argv[1]) / "checkpoints", t.assets()).restore(like)
 assert len(state.params["embed"]["table"].sharding.device_set) == 4
 assert all(len(x.sharding.device_set) == 4 for x in jax.tree.leaves(state))

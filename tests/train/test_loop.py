@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from tests.train import tiny
-from train import loop
+from train import loop, ranks
 from train.checkpoint import Checkpoint, Checkpointer
 from train.config import TrainConfig
 from train.metrics import Meter, MetricWriter
@@ -147,4 +147,4 @@ def test_sigterm_saves_the_running_step_and_restores_the_old_handler(tmp_path):
         run.go()
     assert Checkpoint.open(tmp_path).meta["next_row"] == 12
     assert signal.getsignal(signal.SIGTERM) is before
-    assert loop.RETRY == 75
+    assert ranks.RETRY == 75

@@ -88,7 +88,14 @@ def test_a_phase_that_cannot_work_is_refused_by_the_full_name_of_the_field(chang
         ({"phases": ("a", "a")}, "phases is ('a', 'a')"),
         ({"steps": 0}, "steps is 0"),
         ({"keep": 0}, "keep is 0"),
+        ({"local_every": 5}, "local_every is 5 but local_checkpoints names no folder; give one"),
+        ({"integrity_every": -1}, "integrity_every is -1; it must be 0 or more steps"),
         ({"spike_factor": 1.0}, "spike_factor is 1.0"),
+        ({"watchdog_seconds": 1.0}, "watchdog_seconds is 1.0; it must be at least 5, or None for no end"),
+        (
+            {"watchdog_pause_seconds": 30.0},
+            "watchdog_pause_seconds is 30.0; it must be at least watchdog_seconds (45.0)",
+        ),
     ],
 )
 def test_train_settings_out_of_range_are_refused(changes, message):

@@ -31,7 +31,7 @@ def build(config, name, teacher):
     phase = tiny.build(config, name, teacher)
     return dataclasses.replace(phase, flops=lambda batch: (time.sleep(0.05), (1.0, 1.0))[1])
 
-program.build_phase, program.check = build, lambda config: None
+program.build_phase, program.check, program.preflight = build, lambda config: None, lambda *_: ""
 command.run(program.main, completed)
 """
 

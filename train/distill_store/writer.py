@@ -21,6 +21,7 @@ from data.batch import Batch
 from data.pipeline import Pipeline, RowIterator
 from model.heads.tokens import blockwise
 from sharding.mesh import batch_sharding, make_mesh
+from sharding.processes import place_rows, row_share
 from train.checkpoint import Checkpoint, refuse_other_tokenizer
 from train.distill_store.format import MAX_ENTRIES, Description, Kind, encode, shard_path, taught_slots, write_json
 from train.distill_store.reader import finished_shards, sha256_of
@@ -124,7 +125,7 @@ def _missing(folder: Path, num_shards: int, part: tuple[int, int]) -> list[int]:
 class _Writer:
     def __init__(self, description: Description, pipeline: Pipeline, teacher: Teacher, mesh: Mesh, folder: Path):
         self._description, self._pipeline, self._folder = description, pipeline, folder
-        self._placement = batch_sharding(mesh)
+        self._mesh, self._share = mesh, row_share(mesh, jax.process_index())
         # Process 0 writes, so it gets the rows of all, the little of them that a record needs.
         everywhere = NamedSharding(mesh, PartitionSpec())
         self._draw = jax.jit(_draw(description, teacher), out_shardings=everywhere)
@@ -138,7 +139,7 @@ class _Writer:
             for number, shard in enumerate(shards, start=1):
                 first = shard * self._description.rows_per_shard
                 if batches is None or batches.next_row != first:
-                    batches = self._pipeline.iterator(first, jax.process_index(), jax.process_count())
+                    batches = self._pipeline.iterator(first, *self._share)
                 about = self._write_shard(shard, self._records(batches, first + self._description.rows_per_shard))
                 added = {name: getattr(done, name) + about[name] for name in ("targets", "entries", "bytes", "rows")}
                 done = Written(**added, seconds=time.monotonic() - began)
@@ -153,13 +154,15 @@ class _Writer:
     def _records(self, batches: RowIterator, end: int) -> Iterator[tuple[Batch, Entries]]:
         """Each row up to `end` with its entries; the teacher is at the next batch while one is written."""
         ahead: Any = None
+        placement, (index, count) = batch_sharding(self._mesh), self._share
         while batches.next_row < end:
             first = batches.next_row
             batch = next(batches)
-            share = len(batch.tokens)
-            row_B = np.arange(share, dtype=np.uint32) + np.uint32(first + jax.process_index() * share)
-            placed = jax.tree.map(lambda x: jax.make_array_from_process_local_data(self._placement, x), (batch, row_B))
-            ahead, drawn = self._draw(*self._constants, *placed), ahead
+            ours = len(batch.tokens)
+            row_B = np.arange(ours, dtype=np.uint32) + np.uint32(first + index * ours)
+            placed = jax.tree.map(lambda x: place_rows(x, placement, count), (batch, row_B))
+            with jax.set_mesh(self._mesh):
+                ahead, drawn = self._draw(*self._constants, *placed), ahead
             yield from _rows(drawn)
         yield from _rows(ahead)
 

@@ -1,0 +1,1 @@
+"""The parts of `train.checkpoint`: small files, checksums, and copies on a second disk."""
