@@ -90,6 +90,14 @@ def train_flops(config: ModelConfig, vocab_size: int, work: Work) -> tuple[float
     return 3.0 * total, 3.0 * total + recomputed
 
 
+def acting_flops(config: ModelConfig, work: Work, plan_length: int = 0) -> float:
+    """FLOPs of a policy's answers: the backbone once for each number of the plan and once more, then every Euler step
+    of the action expert. What serving need not compute, the token head but for the plan's slots, is left out."""
+    parts = forward_flops(config, 0, work)
+    action = parts.pop("action")
+    return (plan_length + 1) * sum(parts.values()) + action * (config.flow.num_steps if config.flow else 1)
+
+
 def _mixer_flops(config: ModelConfig, mixer: str) -> float:
     D = config.model_dim
     if mixer == "recurrent":

@@ -64,6 +64,11 @@ def check_fit(where: str, phase: PhaseConfig, sections: Sections) -> None:
         )
     if local:
         _check_local_decoder(where, phase, model)
+    if phase.objective == "flow" and phase.teacher is None and phase.options.get("alpha", 1) != 1:
+        raise ValueError(
+            f"{where}.options.alpha is {phase.options['alpha']} and weighs a teacher, of which there is none; name a "
+            "teacher or remove it"
+        )
     if phase.objective in ("bins", "l1", "flow"):
         if getattr(model, phase.objective) is None:
             raise ValueError(
@@ -86,6 +91,30 @@ def check_fit(where: str, phase: PhaseConfig, sections: Sections) -> None:
                 f"config.sources.{name}.chunk is {source.chunk}, {where}.pipeline.chunk is {pipeline.chunk}; make them "
                 "equal"
             )
+
+
+def check_teacher(where: str, phase: PhaseConfig, model: ModelConfig, teacher: ModelConfig) -> None:
+    """Raises ValueError where a policy cannot learn its velocities from the teacher's; tokens say so themselves."""
+    if phase.objective != "flow":
+        return
+    if teacher.flow is None:
+        raise ValueError(
+            f"{where}.teacher has no action expert, objective 'flow' learns from one; name a teacher that was trained "
+            "with objective 'flow'"
+        )
+    for field in ("robot", "image"):
+        ours, theirs = (_seen_by(config, field) for config in (model, teacher))
+        if ours != theirs:
+            raise ValueError(
+                f"{where}.teacher has {field} {theirs}, the model of this phase {ours}; make them equal, as both see "
+                "the same rows"
+            )
+
+
+def _seen_by(model: ModelConfig, field: str) -> Any:
+    """What rows hold for this part of a model."""
+    part = getattr(model, field)
+    return (part.height, part.width, part.num_slots) if part and field == "image" else part
 
 
 def _check_pairs(where: str, phase: PhaseConfig, sections: Sections) -> None:

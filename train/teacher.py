@@ -21,6 +21,7 @@ from train.optimizer import Axes, parameter_names
 class Teacher:
     """A model and its parameters, which nobody changes; `model(*constants)` inside a step is the module."""
 
+    config: ModelConfig
     graph: Any
     params: Any
     buffers: Any
@@ -41,7 +42,7 @@ class Teacher:
             _placed(checkpoint, item, shapes, by_name(axes), mesh)
             for item, shapes, axes in zip((weights, "buffers"), states, axes_of(abstract), strict=True)
         )
-        return cls(graph, *read)
+        return cls(config, graph, *read)
 
     @property
     def constants(self) -> tuple[Any, Any]:

@@ -7,8 +7,17 @@ import numpy as np
 import pytest
 
 from data.batch import Batch
-from model.config import AttentionConfig, DenseConfig, ModelConfig, MoEConfig, RecurrentConfig, SiglipConfig
-from model.flops import Work, forward_flops, train_flops, work_of
+from model.config import (
+    AttentionConfig,
+    DenseConfig,
+    FlowHeadConfig,
+    ModelConfig,
+    MoEConfig,
+    RecurrentConfig,
+    RobotConfig,
+    SiglipConfig,
+)
+from model.flops import Work, acting_flops, forward_flops, train_flops, work_of
 from model.model import create, join, split
 
 T, VOCAB, D = 128, 512, 512
@@ -126,3 +135,32 @@ def test_an_encoders_layers_are_computed_again_as_the_others_are():
     _, again = train_flops(seeing(remat="block"), VOCAB, work)
     assert again - hardware == parts["mixer"] + parts["attention"] + parts["ffn"]
     assert parts["embed"] > 0
+
+
+def test_an_answer_costs_a_pass_for_each_number_of_the_plan_and_the_expert_at_every_euler_step():
+    """Against XLA, whose count of a loop is that of one step."""
+    robot, flow = RobotConfig(num_embodiments=1, width=8, chunk=16), FlowHeadConfig(width=256, hidden_dim=512)
+    config = dataclasses.replace(one_layer("global"), robot=robot, flow=flow)
+    graph, params, buffers = split(jax.eval_shape(lambda: create(config, VOCAB, seed=0)))
+    slots = np.array([[T - 1]], np.int32)
+    values = {"proprio": np.zeros((1, 1, 8), "f4"), "embodiment": np.zeros((1, 1), np.int32), "proprio_slot": slots}
+    values |= {
+        "action": np.zeros((1, 1, 16, 8), "f4"),
+        "action_slot": slots,
+        "action_mask": np.ones((1, 1, 16, 8), bool),
+    }
+    batch = dataclasses.replace(text_batch(np.ones((1, T), np.int32)), values=values)
+    batch = dataclasses.replace(batch, positions=np.arange(T, dtype=np.int32)[None])
+
+    def act(params, batch):
+        model = join(graph, params, buffers)
+        output = model(batch, want_keys_values=True)
+        prefix = model.action_prefix(output, batch.values)
+        return model.flow.velocity(batch.values["action"][:, 0:1], np.ones((1, 1), "f4"), values["embodiment"], prefix)
+
+    counted = jax.jit(act).lower(params, batch).compile().cost_analysis()["flops"]
+    work = dataclasses.replace(work_of(batch, config), pairs={"global": T * T})
+    parts = forward_flops(config, 0, work)
+    assert sum(parts.values()) == pytest.approx(counted, rel=0.03)
+    expert = parts.pop("action")
+    assert acting_flops(config, work, plan_length=4) == 5 * sum(parts.values()) + 10 * expert

@@ -104,6 +104,10 @@ def test_sections_that_cannot_be_built_are_refused_by_their_path(robots, changes
             {"sources.arm3.chunk": 2},
             "config.sources.arm3.chunk is 2, config.phases.act.pipeline.chunk is 3; make them equal",
         ),
+        (
+            {"phases.act.options": {"alpha": 0.5}},
+            "config.phases.act.options.alpha is 0.5 and weighs a teacher, of which there is none; name a teacher or",
+        ),
         ({"phases.act.options": {"draws": 2}}, "config.phases.act.options.draws = 2 (int) is not a known field"),
         ({"phases.act.options": {"samples": 0}}, "config.phases.act.options.samples is 0; allowed: at least 1"),
         (

@@ -157,6 +157,7 @@ def test_pure_distillation_pulls_each_logit_by_the_difference_of_the_distributio
         (lambda: distill.Options(alpha=1.5), "alpha is 1.5; allowed"),
         (lambda: distill.Options(temperature=0.0), "temperature is 0.0; allowed: a positive number"),
         (lambda: flow.Options(samples=0), "samples is 0; allowed: at least 1"),
+        (lambda: flow.Options(alpha=0.0), "alpha is 0.0; allowed: above 0 and at most 1; leave the teacher out for 0"),
     ],
 )
 def test_options_out_of_range_are_refused(options, message):
@@ -278,6 +279,32 @@ def test_the_exact_velocity_costs_nothing_and_every_draw_has_its_chunks_prefix_a
 
     loss = flow.loss(WithVelocity(exact), batch, KEY, options=flow.Options(samples=2))
     np.testing.assert_allclose(loss.total / loss.weight, 0, atol=1e-4)
+
+
+@pytest.mark.parametrize("alpha", [1.0, 0.25])
+def test_a_teachers_velocity_takes_the_place_of_the_demonstrations_by_alpha(batch, alpha):
+    """Of a field that is right about the teacher nothing is left but the (1 - alpha) of what the teacher gets wrong."""
+    batch = partly_masked(batch)
+    teacher = WithVelocity(lambda noisy, tau, *_: 3.0 * noisy + tau)
+    options = flow.Options(samples=2, alpha=alpha)
+    of = lambda field: flow.loss(WithVelocity(field), batch, KEY, teacher=teacher, options=options)  # noqa: E731
+    same = of(teacher.field)
+    wrong = flow.loss(teacher, batch, KEY, options=flow.Options(samples=2))
+    np.testing.assert_allclose(same.total, (1 - alpha) ** 2 * wrong.total, rtol=1e-5, atol=1e-6)
+    assert same.metrics["loss/taught"] == (same.total, same.weight)
+    np.testing.assert_allclose(same.metrics["loss/action"][0], wrong.total, rtol=1e-6)
+    assert of(lambda noisy, *_: 10.0 * noisy).total > same.total
+
+
+def test_no_gradient_reaches_the_teacher(batch):
+    def total(scale):
+        teacher = WithVelocity(lambda noisy, *_: scale * noisy)
+        student = WithVelocity(lambda noisy, *_: jnp.zeros_like(noisy))
+        return flow.loss(student, partly_masked(batch), KEY, teacher=teacher, options=flow.Options()).total
+
+    value, slope = jax.value_and_grad(total)(2.0)
+    assert value > 0
+    assert slope == 0
 
 
 def test_flow_times_follow_the_beta_distribution_of_pi0():
