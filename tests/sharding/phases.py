@@ -100,7 +100,8 @@ def acting(objective: str, **sections: Any) -> Make:
 
     def make(folder: pathlib.Path) -> Config:
         config = robot_config(folder)
-        config.models.policy.update(sections)
+        for name, section in sections.items():
+            config.models.policy[name] = section  # in place of what was there
         config.phases.act.objective = objective
         return config
 
