@@ -30,6 +30,8 @@ CPU cores had (benchmarks/NOTES.md); the other two robots hardly at all. The aim
 
 from ml_collections import ConfigDict
 
+from configs import demo
+
 RUN = "runs/robots"
 MT10 = (
     "reach-v3",
@@ -109,20 +111,11 @@ def sources() -> dict:
 
 
 def policy() -> dict:
-    attention = {"num_heads": 4, "num_kv_heads": 2, "head_dim": 32}
-    return {
-        "model_dim": 128,
-        "num_layers": 3,
+    """The demo's, for other pictures and robots."""
+    return demo.policy() | {
         "num_codes": NUM_CODES,
-        "pattern": ("local", "global", "recurrent"),
-        "local_attention": attention | {"window": 64},
-        "global_attention": attention | {"rope_base": 100_000.0},
-        "recurrent": {"num_states": 64},
-        "ffn": ("dense",),
-        "dense": {"hidden_dim": 256},
         "image": {"height": IMAGE, "width": IMAGE, "patch_size": PATCH},
         "robot": {"num_embodiments": len(ROBOTS), "width": WIDTH, "chunk": CHUNK},
-        "flow": {"width": 128, "hidden_dim": 256},
     }
 
 

@@ -1,16 +1,11 @@
 """A tiny run whose model has a local decoder: chunks of 4 steps that last 2 control steps each, on two made-up arms."""
 
-import numpy as np
-
-from serving.policy import Observation
-from tests.data.tiny_robots import SIZE, TASKS
 from tests.train.tiny_config import robot_config
 from train.build import build_phase
 from train.checkpoint import Checkpoint
 from train.phases import run
 
 CHUNK, STEPS, HORIZON, PREFIX = 4, 2, 5, 2
-WIDTHS = {"arm2": (4, 2), "arm3": (5, 3)}  # proprioception, action
 
 
 def split_config(folder):
@@ -30,14 +25,3 @@ def split_config(folder):
 def train(config, workdir) -> Checkpoint:
     run(config, workdir, build_phase)
     return Checkpoint.open(workdir / "act")
-
-
-def observation(arm: str, seed: int = 0, **changes) -> Observation:
-    rng = np.random.default_rng(seed)
-    fields = {
-        "images": (rng.integers(0, 256, (SIZE, SIZE, 3), np.uint8),),
-        "instruction": TASKS[seed % 2],
-        "proprio": rng.normal(5, 2, WIDTHS[arm][0]).astype("f4"),
-        "embodiment": arm,
-    }
-    return Observation(**fields | changes)

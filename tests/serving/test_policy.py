@@ -12,6 +12,7 @@ from data.lerobot import LeRobotDataset
 from data.robots import EpisodesConfig, transform_of
 from serving.policy import Observation, Policy
 from tests.data.tiny_robots import SIZE, TASKS
+from tests.serving.observations import WIDTHS, observation
 from tests.train.tiny_config import CHUNK, NUM_PIECES, WIDTH, robot_config
 from train.build import build_phase
 from train.checkpoint import Checkpoint
@@ -20,7 +21,6 @@ from train.sections import Sections
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 ROBOT = {"num_embodiments": 2, "chunk": CHUNK}
-WIDTHS = {"arm2": (4, 2), "arm3": (5, 3)}  # proprioception, action
 
 
 @pytest.fixture(scope="module")
@@ -51,17 +51,6 @@ def by_bins(checkpoint):
     config["models"]["policy"]["bins"] = {"num_bins": 8, "low": -2.0, "high": 2.0}
     other = dataclasses.replace(checkpoint, config=config)
     return lambda batch_size: Policy(other, batch_size=batch_size, untrained=True)
-
-
-def observation(arm: str, seed: int = 0, **changes) -> Observation:
-    rng = np.random.default_rng(seed)
-    fields = {
-        "images": (rng.integers(0, 256, (SIZE, SIZE, 3), np.uint8),),
-        "instruction": TASKS[seed % 2],
-        "proprio": rng.normal(5, 2, WIDTHS[arm][0]).astype("f4"),
-        "embodiment": arm,
-    }
-    return Observation(**fields | changes)
 
 
 def test_before_training_actions_are_noise_in_the_units_of_the_robot_around_its_state(checkpoint):

@@ -9,7 +9,8 @@ import pytest
 from serving.policy import Observation, Policy
 from serving.real_time import ChunkQueue, RealTimeController, RealTimePolicy
 from serving.split_policy import SplitPolicy
-from tests.serving.split_robots import CHUNK, WIDTHS, observation
+from tests.serving.observations import WIDTHS, observation
+from tests.serving.split_robots import CHUNK
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 HOLD = np.array([-1.0])

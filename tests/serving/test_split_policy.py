@@ -11,7 +11,8 @@ from data.layout import lay_out
 from data.robots import transform_of
 from serving.policy import Policy
 from serving.split_policy import Look, SplitController, SplitPolicy
-from tests.serving.split_robots import CHUNK, HORIZON, STEPS, WIDTHS, observation
+from tests.serving.observations import WIDTHS, observation
+from tests.serving.split_robots import CHUNK, HORIZON, STEPS
 from train.sections import Sections
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")

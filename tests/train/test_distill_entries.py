@@ -1,6 +1,5 @@
 """Kept entries of a teacher against SciPy's entropy and against the gradient of the whole distribution."""
 
-import dataclasses
 from typing import Any
 
 import jax
@@ -11,7 +10,7 @@ import scipy.special
 import scipy.stats
 
 from data.batch import Batch
-from model.model import Output
+from tests.train.given import Given
 from train.distill_store.format import Description, decode, encode
 from train.objectives import distill
 from train.objectives.distill_entries import Entries, divergence, entropy, sample, top
@@ -96,19 +95,6 @@ ROW = Batch(
     media={},
     values={},
 )
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Given:
-    hidden_BTD: jax.Array
-    table_VD: jax.Array
-
-    def __call__(self, batch: Any) -> Output:
-        return Output(self.hidden_BTD, (), (), None)
-
-    def token_logits(self, hidden):
-        return hidden @ self.table_VD.T
 
 
 def given(seed: int) -> Any:

@@ -28,6 +28,7 @@ from model.model import Output, join
 from model.moe import RouterStats
 from tests.model.documents import VOCAB, pack, robot_document
 from tests.model.weights import random_states
+from tests.train.given import Given
 from train.objectives import OBJECTIVES, bins, distill, flow, l1, next_token
 from train.objectives.loss import with_router
 from train.objectives.next_token import KINDS_WITH_TARGETS
@@ -36,21 +37,6 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 LENGTHS, T = (9, 12), 24
 KEY = jax.random.key(0)
 OF_ANSWERS = {"dpo", "reward", "grpo", "bond", "on_policy_distill"}  # which have files of their own
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Given:
-    """A model whose hidden states are what it is given, and whose logits are hidden states times `table`."""
-
-    hidden_BTD: jax.Array
-    table_VD: jax.Array
-
-    def __call__(self, batch: Any) -> Output:
-        return Output(self.hidden_BTD, (), (), None)
-
-    def token_logits(self, hidden):
-        return hidden @ self.table_VD.T
 
 
 @pytest.fixture(scope="module")

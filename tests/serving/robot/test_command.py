@@ -15,7 +15,7 @@ from serving.policy import Policy
 from serving.robot.__main__ import main, server_of
 from serving.robot.wire import pack, unpack
 from tests.ports import free_port
-from tests.serving.test_policy import observation
+from tests.serving.observations import observation
 from tests.serving.text.running import running
 from tests.train.tiny_config import CHUNK, robot_config
 from train.build import build_phase
