@@ -29,7 +29,7 @@ def main() -> None:
     cameras = tuple(args.cameras) if args.cameras else suite.cameras[:1]
     scene = Scene(args.suite, "", "", args.wording, cameras, args.image_size or suite.image_size)
     tasks, robots = args.tasks or list(suite.tasks), args.robots or list(suite.robots)
-    names = ("seed", "noise", "hold", "anywhere", "steps", "policy", "execute")
+    names = ("seed", "noise", "hold", "anywhere", "skip", "steps", "policy", "execute")
     settings = {name: getattr(args, name) for name in names}
     jobs = jobs_of(scene, tasks, robots, **settings)
     with progress("episodes", args.episodes * len(tasks) * len(robots)) as on_progress:
@@ -55,6 +55,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--noise", type=float, default=0.0, help="largest disturbance, in the units of the actions")
     parser.add_argument("--hold", type=int, default=0, help="steps recorded after success")
     parser.add_argument("--anywhere", action="store_true", help="robots start anywhere, as in the midst of a task")
+    parser.add_argument("--skip", type=int, default=0, help="0 to so many steps of the expert, drawn, go unrecorded")
     parser.add_argument(
         "--steps", type=int, help="control steps of an episode, at most; as the task has it if not given"
     )

@@ -37,8 +37,9 @@ class Job:
     """An episode: of the scripted expert, or of the policy in a checkpoint where one is named.
 
     noise: largest standard deviation of the expert's disturbance, in the units of the actions. hold: steps recorded
-    after success. anywhere: whether robots start there, see `Environment.reset`. steps: that an episode has at most;
-    None = as many as the task gives. execute: control steps of each of the policy's chunks.
+    after success. anywhere: whether robots start there, see `Environment.reset`. skip: the expert takes from 0 to so
+    many steps, evenly drawn, before recording begins. steps: that an episode has at most; None = as many as the task
+    gives. execute: control steps of each of the policy's chunks.
     """
 
     scene: Scene
@@ -46,6 +47,7 @@ class Job:
     noise: float = 0.0
     hold: int = 0
     anywhere: bool = False
+    skip: int = 0
     steps: int | None = None
     policy: str | None = None
     execute: int = 1
@@ -72,16 +74,18 @@ def play(job: Job) -> Made:
     """Instruction, dataset columns and success; pictures are encoded here, so that writing stays cheap."""
     env = environment(job.scene)
     env.reset(job.seed, job.anywhere)
-    act = _followed(env, job) if job.policy else _disturbed(env, job)
+    expert = _disturbed(env, job)
+    act = _followed(env, job) if job.policy else lambda sight: expert()
+    for _ in range(np.random.default_rng([job.seed, 2]).integers(job.skip + 1)):
+        env.step(expert()[1])
     names = (STATE, ACTION, SUCCESS, *[PLAN] * bool(env.plan_names), *map(image_key, env.cameras))
     columns: dict[str, list] = {name: [] for name in names}
-    left = min(env.max_steps, job.steps or env.max_steps)
+    left, done = min(env.max_steps, job.steps or env.max_steps), False
     while left:
         sight = env.observe()
         recorded, action = act(sight)
         if env.plan_names:
             columns[PLAN].append(env.plan())
-        before = env.success
         env.step(action)
         columns[STATE].append(sight.proprio)
         columns[ACTION].append(recorded)
@@ -89,17 +93,17 @@ def play(job: Job) -> Made:
         for camera, image in sight.images.items():
             columns[image_key(camera)].append(encode_png(image))
         left -= 1
-        if env.success and not before:
-            left = min(left, job.hold)
+        if env.success and not done:
+            left, done = min(left, job.hold), True
     return env.instruction, columns, env.success
 
 
-def _disturbed(env: Environment, job: Job) -> Act:
+def _disturbed(env: Environment, job: Job) -> Callable[[], tuple[np.ndarray, np.ndarray]]:
     """The expert; what is recorded is what it meant to do. Grippers are not disturbed: they would let go."""
     moved = [i for i, name in enumerate(env.action_names) if "gripper" not in name]
     disturbance = Disturbance(job.seed, job.noise, len(moved))
 
-    def act(sight: Sight) -> tuple[np.ndarray, np.ndarray]:
+    def act() -> tuple[np.ndarray, np.ndarray]:
         meant = env.expert()
         push = np.zeros_like(meant)
         push[moved] = disturbance.next()

@@ -88,12 +88,14 @@ def _attempt(first: Job, attempt: int) -> Job:
 
 def _check(job: Job, episodes: int) -> None:
     check_seeds(job.seed, episodes)
-    if not 0 <= job.noise <= 1 or job.hold < 0 or job.execute < 1:
+    if not 0 <= job.noise <= 1 or min(job.hold, job.skip) < 0 or job.execute < 1:
         raise ValueError(
-            f"noise={job.noise}, hold={job.hold}, execute={job.execute}: noise is 0 to 1, hold at least 0 steps, "
-            "execute at least 1 step"
+            f"noise={job.noise}, hold={job.hold}, skip={job.skip}, execute={job.execute}: noise is 0 to 1, hold and "
+            "skip at least 0 steps, execute at least 1 step"
         )
     if job.steps is not None and job.steps < 1:
         raise ValueError(f"steps={job.steps}: an episode has at least 1; leave it out for as many as the task gives")
-    if job.policy and job.noise:
-        raise ValueError(f"noise={job.noise} with a policy: only the expert is disturbed; leave noise at 0")
+    if job.policy and (job.noise or job.skip):
+        raise ValueError(
+            f"noise={job.noise}, skip={job.skip} with a policy: only the expert is disturbed or goes ahead; leave both 0"
+        )

@@ -300,9 +300,10 @@ def test_flipped_bits_in_a_data_page_are_noticed(written):
     data[place + 120] ^= 0xFF
     path.write_bytes(data)
     dataset = LeRobotDataset(written)
-    with pytest.raises(CorruptRecord, match="episode 1 frame 0, feature 'front': row group 1 cannot be read"):
-        dataset.frame(1, 0)
-    assert (dataset.frame(0, 0)["front"] == 0).all()
+    for _ in range(2):
+        with pytest.raises(CorruptRecord, match="episode 1 frame 0, feature 'front': row group 1 cannot be read"):
+            dataset.frame(1, 0)
+        assert (dataset.frame(0, 0)["front"] == 0).all()
 
 
 def test_an_image_of_another_size_than_promised_is_a_corrupt_record(written):

@@ -86,6 +86,20 @@ def test_stills_are_single_steps_from_anywhere(tmp_path):
     assert (env.observe().proprio != usual).any()
 
 
+def test_the_expert_may_go_ahead_unrecorded_each_episode_by_its_own_number_of_steps(tmp_path):
+    rollout(tmp_path, jobs(seed=10, skip=20, steps=1), 6, keep_failures=True)
+    env, reached = make("tabletop", "reach", "arm5"), []
+    for episode, row in enumerate(rows(tmp_path / "arm5")[:6]):
+        env.reset(10 + episode)
+        states = [env.observe().proprio]
+        for _ in range(20):
+            env.step(env.expert())
+            states.append(env.observe().proprio)
+        reached += [step for step, state in enumerate(states) if (np.float32(row["observation.state"]) == state).all()]
+    assert len(reached) == 6
+    assert len(set(reached)) > 3
+
+
 def test_what_is_recorded_does_not_depend_on_the_number_of_processes(tmp_path):
     for processes in (1, 2):
         rollout(tmp_path / str(processes), jobs(robots=["arm6"], noise=0.02), 3, processes)
@@ -98,7 +112,7 @@ def test_the_expert_is_disturbed_smoothly_and_its_gripper_is_not():
     act = play._disturbed(env, Job(SCENE, seed=3, noise=0.1))
     pushes = []
     for _ in range(60):
-        meant, done = act(env.observe())
+        meant, done = act()
         pushes.append(done - meant)
     pushes = np.stack(pushes)
     assert np.abs(pushes[:, :5]).max() > 1e-4
@@ -140,10 +154,12 @@ def test_a_policy_acts_in_chunks_and_its_noise_follows_from_seed_and_step(monkey
         ({"processes": 0}, {}, "processes=0"),
         ({}, {"seed": 2**31}, "kept for evaluation"),
         ({}, {"noise": 2.0}, "noise is 0 to 1"),
-        ({}, {"hold": -1}, "hold at least 0"),
+        ({}, {"hold": -1}, "hold and skip at least 0"),
+        ({}, {"skip": -1}, "hold=0, skip=-1"),
         ({}, {"steps": 0}, "steps=0: an episode has at least 1"),
         ({}, {"execute": 0}, "execute at least 1"),
         ({}, {"policy": "runs/x", "noise": 0.1}, "only the expert is disturbed"),
+        ({}, {"policy": "runs/x", "skip": 5}, "or goes ahead"),
     ],
 )
 def test_bad_requests_are_refused_before_anything_is_made(tmp_path, change, settings, message):
