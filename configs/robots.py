@@ -2,15 +2,17 @@
 
     M="reach-v3 push-v3 pick-place-v3 door-open-v3 drawer-open-v3 drawer-close-v3 button-press-topdown-v3 \\
         peg-insert-side-v3 window-open-v3 window-close-v3"
-    MW="--suite metaworld --tasks $M --cameras front left --image-size 96 --noise 0.3"
+    MW="--suite metaworld --cameras front left --image-size 96 --noise 0.3"
     FETCH="--suite fetch --tasks reach push pick-and-place --cameras front side --image-size 96 --noise 0.3"
     ARM7="--suite tabletop --robots arm7 --tasks reach push"
     R="python -m eval.rollout --anywhere --processes 2"
-    $R $MW --hold 10 --episodes 50 --out runs/robots/data/metaworld
+    $R $MW --tasks $M --hold 10 --episodes 50 --out runs/robots/data/metaworld
     $R $FETCH --hold 4 --episodes 100 --out runs/robots/data/fetch
     $R $ARM7 --hold 4 --episodes 400 --out runs/robots/data/tabletop
     STILLS="--steps 1 --keep-failures --seed 10000"
-    $R $MW $STILLS --skip 80 --episodes 1000 --out runs/robots/data/metaworld_stills
+    $R $MW --tasks $M $STILLS --skip 80 --episodes 1000 --out runs/robots/data/metaworld_stills
+    $R $MW --tasks push-v3 pick-place-v3 peg-insert-side-v3 --steps 1 --keep-failures --seed 20000 \\
+        --skip 250 --episodes 1000 --out runs/robots/data/metaworld_late
     $R $FETCH $STILLS --skip 40 --episodes 2000 --out runs/robots/data/fetch_stills
     $R $ARM7 $STILLS --skip 20 --episodes 3000 --out runs/robots/data/tabletop_stills
     python -m train --config configs/robots.py
@@ -53,12 +55,16 @@ NUM_PATCHES = (IMAGE // PATCH) ** 2
 CHUNK, NUM_CODES = 16, 128
 PLAN = 6  # numbers: from where to where, in space
 WIDTH = PLAN + 11  # the longest vector: the plan, and what the tabletop arm feels
-ROBOTS = {  # dataset, cameras, frames from one example to the next, share of the examples
+ROBOTS = {  # demonstrations, cameras, frames from one example to the next, share of the examples
     "sawyer": ("metaworld", ("front", "left"), 3, 0.6),
     "fetch": ("fetch", ("front", "side"), 1, 0.2),
     "arm7": ("tabletop", ("front",), 1, 0.2),
 }
-STILLS = 2 / 3  # of the examples that are seen
+STILLS = {  # datasets, and how large a part of its robot's examples comes from each
+    "sawyer": {"metaworld_stills": 0.45, "metaworld_late": 0.2},
+    "fetch": {"fetch_stills": 0.65},
+    "arm7": {"tabletop_stills": 0.65},
+}
 SEE, ACT = 2700, 1800  # steps of the two phases
 
 
@@ -109,7 +115,8 @@ def sources() -> dict:
         tokens = {"continuous": False, "token_steps": (CHUNK // 2 - 1,), "num_bins": NUM_CODES}
         found[f"{robot}_tokens"] = episodes | tokens
         found[f"{robot}_chunks"] = episodes
-        found[f"{robot}_stills"] = episodes | tokens | {"root": f"{RUN}/data/{folder}_stills/{robot}", "stride": 1}
+        stills = {still: {"root": f"{RUN}/data/{still}/{robot}", "stride": 1} for still in STILLS[robot]}
+        found |= {still: episodes | tokens | place for still, place in stills.items()}
     return found
 
 
@@ -124,8 +131,8 @@ def policy() -> dict:
 
 def see(robots: tuple, steps: int) -> dict:
     """What the words and pictures mean: plans, and actions as tokens."""
-    parts = {"tokens": 1 - STILLS, "stills": STILLS}
-    mixture = {f"{robot}_{kind}": ROBOTS[robot][3] * part for robot in robots for kind, part in parts.items()}
+    parts = {robot: {f"{robot}_tokens": 1 - sum(STILLS[robot].values()), **STILLS[robot]} for robot in robots}
+    mixture = {source: ROBOTS[robot][3] * part for robot in robots for source, part in parts[robot].items()}
     shape = {"warmup": 0.05, "final": 0.05, "b2": 0.98, "weight_decay": 0.05}
     return {
         "objective": "next_token",

@@ -82,14 +82,22 @@ class OptimizerConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer:
-    """`update(grads, state, params) -> (direction, state)`; the step subtracts schedule(step) * direction."""
+    """`update(clipped grads, state, params) -> (direction, state)`; the step subtracts schedule(step) * direction."""
 
     init: Callable[[Any], Any]
     update: Callable[..., tuple[Any, Any]]
     schedule: Callable[[Any], Any]
     factors: Any  # per parameter: factor of the learning rate, 0 = frozen
-    scatter: Callable[[Any], Any]  # gradients to where their moments are, on a mesh
+    scatter: Callable[[Any], tuple[Any, Any]]  # gradients to where their moments are, on a mesh, and their norm
+    clip_norm: float | None
     dims: Dims
+
+    def clipped(self, grads: Any, norm: Any) -> Any:
+        """Gradients of this global norm, scaled down to `clip_norm` where it is larger."""
+        if self.clip_norm is None:
+            return grads
+        scale = jnp.where(norm > self.clip_norm, self.clip_norm / norm, 1.0)
+        return jax.tree.map(lambda g: g * scale.astype(g.dtype), grads)
 
     def stop_frozen(self, params: Any) -> Any:
         """Parameters with no gradient through the frozen ones, so that their backward pass is never computed."""
@@ -146,7 +154,7 @@ def build_optimizer(config: OptimizerConfig, steps: int, params: Any, axes: Mapp
     }
     used = set(jax.tree.leaves(kinds))
     chain = optax.chain(
-        optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity(),
+        optax.identity(),  # keeps the state's structure, which checkpoints have: gradients come clipped
         optax.multi_transform({kind: transforms[kind] for kind in used}, kinds),
         optax.add_decayed_weights(config.weight_decay, mask=decayed),
         optax.stateless(lambda updates, _: jax.tree.map(jnp.multiply, updates, factors)),
@@ -156,7 +164,8 @@ def build_optimizer(config: OptimizerConfig, steps: int, params: Any, axes: Mapp
     leaves = zip(jax.tree.leaves(names), jax.tree.leaves(kinds), strict=True)
     dims = {name: tuple(range(count[kind](axes[name]))) for name, kind in leaves}
     scatter = functools.partial(scattered, axes=axes, dims=dims)
-    return Optimizer(chain.init, chain.update, build_schedule(config, steps), factors, scatter, dims)
+    schedule = build_schedule(config, steps)
+    return Optimizer(chain.init, chain.update, schedule, factors, scatter, config.clip_norm, dims)
 
 
 def muon_dims(axes: Axes) -> MuonDimensionNumbers | None:

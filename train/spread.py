@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import jax
-from jax.sharding import NamedSharding, PartitionSpec
+import jax.numpy as jnp
+import optax
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from sharding.mesh import ambient_mesh
 from sharding.rules import spec_for, spread_spec
 
 Dims = Mapping[str, tuple[int, ...]]  # by name of a parameter: the dims that its moments may be cut along
+Axes = Mapping[str, tuple[str | None, ...]]  # by name of a parameter: the logical axis of each dim
+
+SMALL = 2**14  # values: moments of a smaller parameter stay whole, as its messages cost more than its memory
 
 
 def moment_shardings(opt_state: Any, params: Any, dims: Dims) -> Any:
@@ -23,25 +29,44 @@ def moment_shardings(opt_state: Any, params: Any, dims: Dims) -> Any:
         for start in range(len(path)):  # a moment's path ends with that of its parameter
             name = _name(path[start:])
             if name in named and named[name].shape == leaf.shape:
-                spec = spread_spec(named[name].sharding.spec, mesh, leaf.shape, dims[name])
-                return NamedSharding(mesh, spec)
+                return NamedSharding(mesh, _spread(named[name].sharding.spec, mesh, leaf.shape, dims[name]))
         return NamedSharding(mesh, PartitionSpec())
 
     return jax.tree_util.tree_map_with_path(place, opt_state)
 
 
-def scattered(grads: Any, axes: Mapping[str, tuple[str | None, ...]], dims: Dims) -> Any:
-    """Gradients, each summed where its moments are kept; under a trace on a mesh, and as they are elsewhere."""
+def scattered(grads: Any, axes: Axes, dims: Dims) -> tuple[Any, jax.Array]:
+    """Gradients, each summed where its moments are kept, and their global norm; on a mesh under a trace.
+
+    The norm is one sum over devices. One for each gradient would follow one another, and keep the compiler from
+    combining the sums of the gradients.
+    """
     mesh = ambient_mesh()
     if mesh is None:
-        return grads
+        return grads, optax.tree.norm(grads)
 
-    def scatter(path: Any, grad: jax.Array) -> jax.Array:
+    def spec(path: Any, grad: jax.Array) -> PartitionSpec:
         name = _name(path)
-        spec = spread_spec(spec_for(axes[name], mesh, grad.shape, name), mesh, grad.shape, dims[name])
-        return jax.lax.with_sharding_constraint(grad, spec)
+        return _spread(spec_for(axes[name], mesh, grad.shape, name), mesh, grad.shape, dims[name])
 
-    return jax.tree_util.tree_map_with_path(scatter, grads)
+    specs = jax.tree_util.tree_map_with_path(spec, grads)
+    grads = jax.tree.map(jax.lax.with_sharding_constraint, grads, specs)
+
+    def norm(grads: Any) -> jax.Array:
+        shares = jax.tree.map(lambda g, s: jnp.sum(jnp.square(g)) / _copies(s, mesh), grads, specs)
+        return jnp.sqrt(jax.lax.psum(sum(jax.tree.leaves(shares)), mesh.axis_names))
+
+    return grads, jax.shard_map(norm, mesh=mesh, in_specs=(specs,), out_specs=PartitionSpec(), check_vma=False)(grads)
+
+
+def _spread(spec: PartitionSpec, mesh: Mesh | AbstractMesh, shape: tuple[int, ...], dims: tuple[int, ...]) -> Any:
+    return spec if math.prod(shape) < SMALL else spread_spec(spec, mesh, shape, dims)
+
+
+def _copies(spec: PartitionSpec, mesh: AbstractMesh) -> int:
+    """How many devices hold each value."""
+    named = {axis for axes in spec for axis in ((axes,) if isinstance(axes, str) else axes or ())}
+    return math.prod(size for axis, size in mesh.shape.items() if axis not in named)
 
 
 def _name(path: Any) -> str:

@@ -108,12 +108,11 @@ def train_step(
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         loss_of = lambda params, *rest: loss_fn(optimizer.stop_frozen(params), *rest, *constants)  # noqa: E731
         loss, grads, buffers, metrics = gradient(loss_of, state.params, state.buffers, batch, key, accumulate)
-        grads = optimizer.scatter(grads)
-        norm = optax.tree.norm(grads)
+        grads, norm = optimizer.scatter(grads)
         accepted = is_acceptable(loss, norm, state.guard, spike_factor)
 
         learning_rate = optimizer.schedule(state.step)
-        direction, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        direction, opt_state = optimizer.update(optimizer.clipped(grads, norm), state.opt_state, state.params)
         params = jax.tree.map(lambda p, d: p - (learning_rate * d).astype(p.dtype), state.params, direction)
         average = optax.incremental_update(params, state.ema, 1 - ema) if ema else None
 

@@ -97,5 +97,5 @@ def _check(job: Job, episodes: int) -> None:
         raise ValueError(f"steps={job.steps}: an episode has at least 1; leave it out for as many as the task gives")
     if job.policy and (job.noise or job.skip):
         raise ValueError(
-            f"noise={job.noise}, skip={job.skip} with a policy: only the expert is disturbed or goes ahead; leave both 0"
+            f"noise={job.noise}, skip={job.skip} with a policy: only an expert is disturbed or goes ahead; leave both 0"
         )

@@ -12,6 +12,7 @@ import numpy as np
 from sharding.mesh import MeshConfig, batch_sharding, make_mesh
 from sharding.rules import shard_params
 from tests.train import tiny
+from train import spread
 from train.optimizer import OptimizerConfig, build_optimizer
 from train.step import TrainState, jit_step, step_mesh, train_step
 
@@ -52,6 +53,7 @@ def trained(sizes: dict[str, Any], kind: Any) -> tuple[Any, dict[str, int]]:
         parts = {"params": state.params, "moments": state.opt_state, "arguments": (state, batches[0])}
         sizes = {name: sum(map(local_bytes, jax.tree.leaves(part))) for name, part in parts.items()}
         sizes["arguments as compiled"] = step.memory_analysis().argument_size_in_bytes
+        sizes["sums over devices"] = step.as_text().count(" all-reduce(")
         for batch in batches:
             state, _ = step(state, batch, ())
     return jax.device_get(state.params), sizes
@@ -63,6 +65,7 @@ def local_bytes(x: jax.Array) -> int:
 
 def main() -> None:
     jax.config.update("jax_disable_most_optimizations", True)  # time goes into compiling
+    spread.SMALL = 0  # all that these models have is small
     alone = {kind: trained({"data": 1}, kind) for kind in ("adamw", "muon")}
     found = {}
     for name, (sizes, kind) in CASES.items():

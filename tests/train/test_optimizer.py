@@ -50,7 +50,8 @@ def build(params=None, steps=10, **config):
 def update(params, optimizer, seed=0):
     keys = jax.tree.unflatten(jax.tree.structure(params), jax.random.split(jax.random.key(seed), 4))
     grads = jax.tree.map(lambda p, key: jax.random.normal(key, p.shape), params, keys)
-    return grads, optimizer.update(grads, optimizer.init(params), params)[0]
+    clipped = optimizer.clipped(grads, optimizer.scatter(grads)[1])
+    return grads, optimizer.update(clipped, optimizer.init(params), params)[0]
 
 
 def test_muon_orthogonalises_each_matrix_of_a_stack_by_itself():

@@ -158,7 +158,7 @@ def test_a_policy_acts_in_chunks_and_its_noise_follows_from_seed_and_step(monkey
         ({}, {"skip": -1}, "hold=0, skip=-1"),
         ({}, {"steps": 0}, "steps=0: an episode has at least 1"),
         ({}, {"execute": 0}, "execute at least 1"),
-        ({}, {"policy": "runs/x", "noise": 0.1}, "only the expert is disturbed"),
+        ({}, {"policy": "runs/x", "noise": 0.1}, "only an expert is disturbed"),
         ({}, {"policy": "runs/x", "skip": 5}, "or goes ahead"),
     ],
 )
