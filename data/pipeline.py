@@ -70,6 +70,10 @@ class Pipeline:
         laid_out = lay_out([document for document in documents if document is not None], self.shape)
         return laid_out if self._annotate is None else self._annotate(row, laid_out)
 
+    def first(self) -> Batch:
+        """The first batch of all hosts, read by this thread alone."""
+        return collate([self.row(row) for row in range(self.batch_size)])
+
     def iterator(self, start_row: int = 0, host: int = 0, num_hosts: int = 1) -> RowIterator:
         """The batches of one host from a global row on: its `batch_size / num_hosts` consecutive rows of each batch.
 

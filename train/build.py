@@ -105,7 +105,7 @@ def build_phase(config: ConfigDict, name: str, teacher: Checkpoint | None) -> Ph
         pipeline = phase.pipeline.build(data.sources("train"), phase.mixture, vocabulary, sections.seed)
         measured = _measured(phase, objective, graph, axes, model_config)
         evaluate = _evaluation(measured, data, phase, vocabulary, constants, mesh)
-        feed = Feed(_taught(pipeline, config, name, phase, vocabulary), next(pipeline.iterator()), evaluate)
+        feed = Feed(_taught(pipeline, config, name, phase, vocabulary), pipeline.first(), evaluate)
     else:
         learnt = (objective, options["options"], constants)
         parts = (data.sources("train"), data.sources("validation"))

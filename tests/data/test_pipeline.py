@@ -1,4 +1,5 @@
 import dataclasses
+import multiprocessing
 import pathlib
 
 import jax
@@ -88,6 +89,13 @@ def test_rows_differ_and_hold_both_sources(sources, reference):
 @pytest.mark.parametrize("num_threads", [0, 1, 4])
 def test_hosts_and_threads_give_the_same_rows(sources, reference, num_hosts, num_threads):
     assert _read(_pipeline(sources, num_threads=num_threads), num_hosts=num_hosts) == reference[:ROWS]
+
+
+def test_the_first_batch_starts_no_worker(sources, reference):
+    before = multiprocessing.active_children()
+    batch = _pipeline(sources, num_workers=2).first()
+    assert multiprocessing.active_children() == before
+    assert _rows(batch) == reference[:4]
 
 
 @pytest.mark.parametrize("num_workers", [1, 2])

@@ -139,6 +139,8 @@ class _Writer:
             for number, shard in enumerate(shards, start=1):
                 first = shard * self._description.rows_per_shard
                 if batches is None or batches.next_row != first:
+                    if batches is not None:
+                        batches.close()
                     batches = self._pipeline.iterator(first, *self._share)
                 about = self._write_shard(shard, self._records(batches, first + self._description.rows_per_shard))
                 added = {name: getattr(done, name) + about[name] for name in ("targets", "entries", "bytes", "rows")}
