@@ -29,8 +29,8 @@ acts it says where the thing is and where it shall be, six numbers; demonstratio
 the midst of other episodes, in which nobody acts. Without those, 50 starts a task are learned by heart and things are
 found 2 to 6 cm off.
 
-Expect 82 % over MT10 in 20 unseen episodes each (the aim is 80 %) and 70 % in sentences that are new too, 40 % of Fetch's
-tasks and 19 % of the arm's, after 23 minutes of training on two CPU cores. Each alone came to 24 and 15 %.
+Expect 82 % over MT10 in 20 unseen episodes each (the aim is 80 %) and 70 % in sentences that are new too, 40 % of
+Fetch's tasks and 19 % of the arm's, after 23 minutes of training on two CPU cores. Each alone came to 24 and 15 %.
 """
 
 from ml_collections import ConfigDict
