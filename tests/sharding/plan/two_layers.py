@@ -21,6 +21,7 @@ from sharding.plan.hlo import parse
 from sharding.plan.loops import runs
 from sharding.plan.work import work
 from train.ahead import abstract_step
+from train.spread import SMALL
 
 WIDTH, HIDDEN, HEADS, KV_HEADS, HEAD, PIECES = 64, 256, 4, 2, 16, 512
 ROWS, SLOTS, LAYERS = 8, 64, 2
@@ -89,6 +90,7 @@ def main() -> None:
             "arguments": stats.argument_size_in_bytes,
             "told": step.argument_bytes,
             "parameters": step.num_parameters,
+            "spread": sum(x.size for x in jax.tree.leaves(step.state.params) if x.size >= SMALL),
             "hardware_flops": step.hardware_flops,
         }
     print(json.dumps(results))
