@@ -115,8 +115,8 @@ def sources() -> dict:
         tokens = {"continuous": False, "token_steps": (CHUNK // 2 - 1,), "num_bins": NUM_CODES}
         found[f"{robot}_tokens"] = episodes | tokens
         found[f"{robot}_chunks"] = episodes
-        stills = {still: {"root": f"{RUN}/data/{still}/{robot}", "stride": 1} for still in STILLS[robot]}
-        found |= {still: episodes | tokens | place for still, place in stills.items()}
+        for still in STILLS[robot]:
+            found[still] = episodes | tokens | {"root": f"{RUN}/data/{still}/{robot}", "stride": 1}
     return found
 
 

@@ -12,10 +12,9 @@ import optax
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from sharding.mesh import ambient_mesh
-from sharding.rules import spec_for, spread_spec
+from sharding.rules import Axes, spec_for, spread_spec
 
 Dims = Mapping[str, tuple[int, ...]]  # by name of a parameter: the dims that its moments may be cut along
-Axes = Mapping[str, tuple[str | None, ...]]  # by name of a parameter: the logical axis of each dim
 
 SMALL = 2**14  # values: moments of a smaller parameter stay whole, as its messages cost more than its memory
 
@@ -35,7 +34,7 @@ def moment_shardings(opt_state: Any, params: Any, dims: Dims) -> Any:
     return jax.tree_util.tree_map_with_path(place, opt_state)
 
 
-def scattered(grads: Any, axes: Axes, dims: Dims) -> tuple[Any, jax.Array]:
+def scattered(grads: Any, axes: Mapping[str, Axes], dims: Dims) -> tuple[Any, jax.Array]:
     """Gradients, each summed where its moments are kept, and their global norm; on a mesh under a trace.
 
     The norm is one sum over devices. One for each gradient would follow one another, and keep the compiler from
@@ -59,7 +58,9 @@ def scattered(grads: Any, axes: Axes, dims: Dims) -> tuple[Any, jax.Array]:
     return grads, jax.shard_map(norm, mesh=mesh, in_specs=(specs,), out_specs=PartitionSpec(), check_vma=False)(grads)
 
 
-def _spread(spec: PartitionSpec, mesh: Mesh | AbstractMesh, shape: tuple[int, ...], dims: tuple[int, ...]) -> Any:
+def _spread(
+    spec: PartitionSpec, mesh: Mesh | AbstractMesh, shape: tuple[int, ...], dims: tuple[int, ...]
+) -> PartitionSpec:
     return spec if math.prod(shape) < SMALL else spread_spec(spec, mesh, shape, dims)
 
 
