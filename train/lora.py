@@ -20,7 +20,8 @@ from flax import nnx, traverse_util
 
 from model.init import fan_in
 from model.model import Model, split
-from train.optimizer import Axes, muon_dims
+from sharding.rules import Axes
+from train.optimizer import muon_dims
 
 _BASE, _DOWN, _UP = "base", "lora_down", "lora_up"
 

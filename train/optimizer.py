@@ -14,9 +14,8 @@ import jax.numpy as jnp
 import optax
 from optax.contrib import MuonDimensionNumbers, scale_by_muon
 
+from sharding.rules import Axes
 from train.spread import Dims, scattered
-
-Axes = tuple[str | None, ...]  # logical axis names of a parameter, one for each dim
 
 STACKED = {"layers", "experts", "embodiment"}  # leading axes that count copies of a weight
 HIDDEN = {

@@ -22,6 +22,7 @@ from ml_collections import ConfigDict
 from configs.schema import parse, to_plain
 from data.batch import Batch
 from data.vocabulary import only_adds_codes
+from sharding.rules import Axes
 from train.abstract import abstract_state
 from train.adapted import adapted
 from train.checkpoint import Assets, Checkpoint, Checkpointer, refuse_other_config, refuse_other_tokenizer
@@ -33,7 +34,7 @@ from train.loop import Collect, Preempted, Preemption, Recorder, RowPipeline, tr
 from train.lora import Lora
 from train.metrics import Meter, MetricWriter, peak_memory_bytes
 from train.objectives import OBJECTIVES
-from train.optimizer import Axes, build_optimizer
+from train.optimizer import build_optimizer
 from train.progress import PhaseProgress
 from train.sections import completed
 from train.step import LossFn, TrainState, make_step

@@ -12,9 +12,9 @@ from configs.schema import parse
 from data.vocabulary import Vocabulary
 from model.config import ModelConfig
 from model.model import Model, axes_of, create, join, split
-from sharding.rules import param_shardings
+from sharding.rules import Axes, param_shardings
 from train.checkpoint import Checkpoint, refuse_other_tokenizer
-from train.optimizer import Axes, parameter_names
+from train.optimizer import parameter_names
 
 
 @dataclasses.dataclass(frozen=True)
