@@ -1,9 +1,10 @@
 """What several processes cost: the step of two processes of one device against one process of two, on one machine.
 
-    python -m benchmarks.processes [--steps 60] [--rounds 2]
+    python -m benchmarks.processes [--rows 8 32 128] [--steps 40] [--rounds 2]
 
-Trains the model below by `python -m train` in turns, with data parallelism over two virtual CPU devices. Writes
-benchmarks/results/processes.json: the median over stretches of ten steps of each, and their ratio.
+Trains the model below by `python -m train` in turns, with data parallelism over two virtual CPU devices, on batches of
+several sizes: what a step's messages cost does not depend on its tokens. Writes benchmarks/results/processes.json: of
+each size the median over stretches of ten steps of each layout, and their ratio.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from train.goodput.account import attempts_of
 from train.launch.local import Processes
 
 LAYOUTS = {"one process of two devices": (1, 2), "two processes of one device": (2, 1)}
-STRETCH, SLOTS, ROWS = 10, 256, 8
+STRETCH, SLOTS = 10, 256
 
 
 def get_config(folder: str) -> ConfigDict:
@@ -41,7 +42,7 @@ def get_config(folder: str) -> ConfigDict:
             "vocabulary": {"path": f"{folder}/vocabulary.model"},
             "sources": {"text": {"kind": "text", "paths": (f"{folder}/text.txt",), "separator": "\n\n"}},
             "models": {"lm": model},
-            "phases": {"train": {**phase, "pipeline": {"batch_size": ROWS, "slots": SLOTS}, "steps": 1000}},
+            "phases": {"train": {**phase, "pipeline": {"batch_size": 2, "slots": SLOTS}, "steps": 1000}},
             "train": {"phases": ("train",), "steps": None, "checkpoint_every": 10**6, "log_every": STRETCH},
         },
         type_safe=False,
@@ -57,30 +58,39 @@ def prepare(folder: pathlib.Path) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.processes", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--steps", type=int, default=60, help="of each run; the first ten are left out")
+    parser.add_argument("--rows", type=int, nargs="+", default=(8, 32, 128), help="of a batch, over both devices")
+    parser.add_argument("--steps", type=int, default=40, help="of each run; the first ten are left out")
     parser.add_argument("--rounds", type=int, default=2, help="runs of each layout, in turns")
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("benchmarks/results/processes.json"))
     options = parser.parse_args(arguments)
-    found: dict[str, list[float]] = {name: [] for name in LAYOUTS}
+    record: dict[str, Any] = {"machine": describe(("jax", "jaxlib")), "steps": options.steps, "sizes": []}
     with tempfile.TemporaryDirectory() as folder:
         prepare(pathlib.Path(folder))
-        for number in range(options.rounds):
-            for name, layout in LAYOUTS.items():
-                workdir = pathlib.Path(folder) / f"{number}-{layout[0]}"
-                found[name] += step_seconds(pathlib.Path(folder), workdir, *layout, options.steps)
-    medians = {name: statistics.median(values) for name, values in found.items()}
-    record: dict[str, Any] = {"machine": describe(("jax", "jaxlib")), "steps": options.steps, "stretches": found}
+        for rows in options.rows:
+            record["sizes"].append(compare(pathlib.Path(folder), rows, options.steps, options.rounds))
     record["load_average"] = os.getloadavg()[1]
-    record["median_step_seconds"] = medians
-    record["ratio"] = medians["two processes of one device"] / medians["one process of two devices"]
     print(json.dumps(record, indent=1))
     options.out.write_text(json.dumps(record, indent=1) + "\n")
 
 
-def step_seconds(folder: pathlib.Path, workdir: pathlib.Path, count: int, devices: int, steps: int) -> list[float]:
+def compare(folder: pathlib.Path, rows: int, steps: int, rounds: int) -> dict[str, Any]:
+    """Both layouts in turns at one size of batch: seconds a step, and what the processes cost."""
+    found: dict[str, list[float]] = {name: [] for name in LAYOUTS}
+    for number in range(rounds):
+        for name, layout in LAYOUTS.items():
+            found[name] += step_seconds(folder, folder / f"{rows}-{number}-{layout[0]}", *layout, rows, steps)
+    one, two = (statistics.median(found[name]) for name in LAYOUTS)
+    tokens = rows * SLOTS // 2
+    return {"tokens_per_device": tokens, "step_seconds": [one, two], "ratio": two / one, "stretches": found}
+
+
+def step_seconds(
+    folder: pathlib.Path, workdir: pathlib.Path, count: int, devices: int, rows: int, steps: int
+) -> list[float]:
     """Seconds a step, of each stretch of ten steps but the first. Raises RuntimeError with the logs where it fails."""
     command = [sys.executable, "-m", "train", "--config", f"{__file__}:{folder}", "--workdir", str(workdir)]
-    with Processes([*command, f"--config.train.steps={steps}"], count, workdir, devices=devices) as processes:
+    command += [f"--config.train.steps={steps}", f"--config.phases.train.pipeline.batch_size={rows}"]
+    with Processes(command, count, workdir, devices=devices) as processes:
         processes.start()
         codes = processes.wait()
         if any(codes):

@@ -27,14 +27,14 @@ def get_config(variant: str = "") -> ConfigDict:
     student = demo.student()
     config.models = {"student": student, "small": student | {"flow": demo.policy()["flow"] | {"num_steps": 5}}}
     if variant == "hard":
-        hard = demo.distil() | {"objective": "next_token", "init": "scratch", "teacher": None}
+        hard = distil() | {"objective": "next_token", "teacher": None}
         config.phases = {"distil": hard, "follow": follow() | {"teacher": None}}
     else:
         config.models.update({"teacher": teacher(), "large": teacher() | {"flow": {"width": 256, "hidden_dim": 512}}})
         config.phases = {
             "pretrain": demo.pretrain(),
             "act": demo.specialise() | {"model": "large", "init": "phase:pretrain"},
-            "distil": demo.distil() | {"init": "scratch"},
+            "distil": distil(),
             "follow": follow(),
         }
     config.train.phases = ("distil", "follow") if variant else ("pretrain", "act", "distil", "follow")
@@ -52,6 +52,11 @@ def teacher() -> dict:
         "global_attention": attention | {"rope_base": 100_000.0},
         "recurrent": {"num_states": 128},
     }
+
+
+def distil() -> dict:
+    """As many steps as the demo's policy has behind it: a student that begins from nothing needs them to see."""
+    return demo.distil() | {"init": "scratch", "steps": 1500}
 
 
 def follow() -> dict:

@@ -13,6 +13,7 @@ import pathlib
 import subprocess
 import sys
 
+from docs import plan_bars
 from sharding.plan.machines import GIB, MACHINES
 from sharding.plan.plan import Plan
 
@@ -43,8 +44,11 @@ compiled ahead of time for machines that were not there.
 - GiB: arguments and temporaries of the fullest moment, of one device, as the compiler allots them.
 - Seconds: a lower bound, `sharding.plan.roofline`. Matrix units and memory run at their data sheets' peaks beside each
   other, and so do collectives that the schedule overlaps; the others come on top. MFU is what that step would give.
-- GB sent: by each device in a step, by axis of the mesh, counted in the compiled program, loops included.
-- Compile: on two cores of a CPU that others used at the same time.
+- GB sent: by each device in a step, by axis of the mesh, counted in the compiled program, loops included. A permutation
+  is a `ring` (each to its neighbour, the last to the first), a `shift` (halos and carries) or a `shuffle` (zigzag).
+- Overlapped: the compiled schedule has work between the collective's start and its end; whether it is enough work is
+  said for rings alone.
+- Compile: CPU seconds of the compiler, all threads together. Others used the same two cores, so wall time says nothing.
 """
 
 
@@ -80,7 +84,8 @@ def render() -> str:
         f"{m.slow / 1e9:.4g} | {m.source} |"
         for m in MACHINES.values()
     ]
-    sections = ("", *rows, *told, "\n## Collectives\n", *traffic, "\n## Machines\n", *machines)
+    bars = ("\n## Rings and memory\n", plan_bars.render(plans).rstrip())
+    sections = ("", *rows, *told, *bars, "\n## Collectives\n", *traffic, "\n## Machines\n", *machines)
     return HEAD + "\n".join(sections) + "\n"
 
 
@@ -107,8 +112,8 @@ def _traffic(config: str, plan: Plan) -> list[str]:
     """Kinds that send at least a hundredth of all bytes."""
     total = sum(line.sent for line in plan.traffic)
     return [
-        f"| {name_of(config)} | {line.kind} | {line.axes} | {line.group} | {line.times:.0f} | {line.sent / 1e9:.3g} | "
-        f"{line.seconds:.3g} | {line.overlapped:.0%} |"
+        f"| {name_of(config)} | {line.kind} {line.pattern} | {line.axes} | {line.group} | {line.times:.0f} "
+        f"| {line.sent / 1e9:.3g} | {line.seconds:.3g} | {line.overlapped:.0%} |"
         for line in plan.traffic
         if line.sent >= total / 100
     ]
@@ -125,6 +130,7 @@ def make(config: str) -> None:
         config,
         "--topology",
         PLANS[config],
+        "--schedule",
         "--out",
         str(out),
     ]

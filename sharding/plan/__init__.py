@@ -7,6 +7,7 @@ The real step is compiled ahead of time (`sharding.topology`), and the compiler'
 
     machines.py     published figures of each device: memory, FLOP/s, networks
     hlo.py          the compiled program as computations and instructions
+    schedule.py     the program without machine code, for a fraction of the time
     loops.py        how often each computation runs
     groups.py       which devices talk, and along which axes of the mesh
     collectives.py  every collective: bytes, times, network
@@ -17,5 +18,5 @@ The real step is compiled ahead of time (`sharding.topology`), and the compiler'
     remedies.py     what to try where it does not fit
     sweep.py        mesh shapes, ranked
 
-All but `__main__` and `sweep` are pure functions of a program's text and a mesh.
+All but `__main__`, `schedule` and `sweep` are pure functions of a program's text and a mesh.
 """

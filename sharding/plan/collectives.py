@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from sharding.plan.groups import axes_between, groups_of, pairs_of
+from sharding.plan.groups import axes_between, groups_of, pairs_of, pattern_of
 from sharding.plan.hlo import Computation, Instruction, Program
 from sharding.plan.loops import Runs
 
@@ -23,6 +23,7 @@ class Collective:
     """One collective of the program.
 
     kind: as the compiler names it; an all-reduce of which each device keeps its part alone is a reduce-scatter.
+    pattern: of a permutation, see `groups.pattern_of`; else empty.
     axes: along which the devices of a group differ. group: devices in it.
     members: of the first group, as places in `mesh.devices.flat`; of a permutation, all that it joins there.
     payload: bytes of the whole array that is gathered, reduced or exchanged by one group, or sent on by each device.
@@ -31,6 +32,7 @@ class Collective:
     """
 
     kind: str
+    pattern: str
     axes: tuple[str, ...]
     group: int
     members: tuple[int, ...]
@@ -86,12 +88,13 @@ def _collective(
     asynchronous = instruction.opcode.endswith("-start")
     operands = [computation.instructions[name] for name in instruction.operands if name in computation.instructions]
     given = sum(operand.bytes for operand in operands)
+    pattern = ""
     if kind == "collective-permute":
         pairs = pairs_of(instruction.attributes)
         if pairs is None or not len(pairs):
             return None
         axes, members = axes_between(pairs, mesh_shape), _component(pairs)
-        group, payload = len(members), given
+        group, payload, pattern = len(members), given, pattern_of(pairs, mesh_shape)
     else:
         groups = groups_of(instruction.attributes, num_devices)
         groups = np.arange(num_devices)[None] if groups is None else groups
@@ -103,6 +106,7 @@ def _collective(
         return None
     return Collective(
         kind=kind,
+        pattern=pattern,
         axes=axes,
         group=group,
         members=tuple(int(member) for member in members),

@@ -53,6 +53,19 @@ def axes_between(groups: np.ndarray, mesh_shape: Mapping[str, int]) -> tuple[str
     return tuple(axis for axis, c in zip(mesh_shape, coordinates, strict=True) if (c != c[:, :1]).any())
 
 
+def pattern_of(pairs: np.ndarray, mesh_shape: Mapping[str, int]) -> str:
+    """How a permutation moves along one axis: `ring`, each to its neighbour and the last to the first; `shift`, all by
+    the same distance, with open ends; `shuffle`, anything else. Of an axis of two, any exchange is a ring."""
+    moved = [axis for axis in axes_between(pairs, mesh_shape) if mesh_shape[axis] > 1]
+    if len(moved) != 1:
+        return "shuffle"
+    coordinates = np.unravel_index(pairs, tuple(mesh_shape.values()))[list(mesh_shape).index(moved[0])]
+    steps, size = coordinates[:, 1] - coordinates[:, 0], mesh_shape[moved[0]]
+    if (steps == steps[0]).all():
+        return "shift"
+    return "ring" if (steps % size == 1).all() or (steps % size == size - 1).all() else "shuffle"
+
+
 def _iota(text: str) -> np.ndarray:
     found = re.match(r"\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", text)
     if not found:

@@ -11,7 +11,7 @@ _BYTES = {"pred": 1, "token": 0, "opaque": 0, "s4": 0.5, "u4": 0.5, "s2": 0.25, 
 _HEAD = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
 _INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = ")
 _ARRAY = re.compile(r"(\w+)\[([\d,<=]*)\](?:\{([^}]*)\})?")
-_OPERAND = re.compile(r"%([\w.\-]+)")
+_OPERAND = re.compile(r"%([\w.\-]+(?:#\d+)?)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +33,10 @@ class Array:
 
 @dataclasses.dataclass(frozen=True)
 class Instruction:
-    """`%name = arrays opcode(operands), attributes`; a tuple has several arrays. `text` holds what is in brackets."""
+    """`%name = arrays opcode(operands), attributes`; a tuple has several arrays. `text` holds what is in brackets.
+
+    An operand `%name#2` is element 2 of a tuple; among the instructions it is a `get-tuple-element` of that name.
+    """
 
     name: str
     arrays: tuple[Array, ...]
@@ -85,21 +88,26 @@ def bytes_of(dtype: str) -> float:
 
 
 def parse(text: str) -> Program:
-    """Read what `compiled.as_text()` gives.
+    """Read what `compiled.as_text()` gives, or what the compiler writes down as `*.after_optimizations.txt`.
 
     Raises:
         ValueError: a text without an entry computation.
     """
     computations, entry = {}, None
     name, instructions = "", {}
+    types: dict[str, str] = {}
     for line in text.splitlines():
         if line.startswith("}"):
             computations[name] = Computation(name, instructions)
         elif head := _HEAD.match(line):
-            name, instructions = head[2], {}
+            name, instructions, types = head[2], {}, {}
             entry = name if head[1] else entry
         elif found := _INSTRUCTION.match(line):
-            instructions[found[2]] = _instruction(found[2], bool(found[1]), line[found.end() :])
+            one, types[found[2]] = _instruction(found[2], bool(found[1]), line[found.end() :])
+            for operand in one.operands:
+                if "#" in operand and operand not in instructions:
+                    instructions[operand] = _element(operand, types)
+            instructions[one.name] = one
     if entry is None:
         raise ValueError("the text has no ENTRY computation; give the text of a compiled program")
     return Program(computations, entry)
@@ -111,14 +119,34 @@ def arrays_of(text: str) -> Iterator[Array]:
         yield Array(dtype, tuple(sizes), "S(1)" in layout)
 
 
-def _instruction(name: str, root: bool, rest: str) -> Instruction:
+def _element(name: str, types: dict[str, str]) -> Instruction:
+    """What `%tuple#index` stands for."""
+    whole, _, index = name.partition("#")
+    arrays = tuple(arrays_of(_elements(types[whole])[int(index)]))
+    return Instruction(name, arrays, "get-tuple-element", (whole,), f"%{whole}", f", index={index}", False)
+
+
+def _elements(types: str) -> list[str]:
+    """The elements of a tuple's type, each of which may be a tuple."""
+    found, depth, begin = [], 0, 1
+    for at, character in enumerate(types):
+        depth += (character in "([{") - (character in ")]}")
+        if (depth == 1 and character == ",") or (depth == 0 and character == ")"):
+            found.append(types[begin:at])
+            begin = at + 1
+    return found
+
+
+def _instruction(name: str, root: bool, rest: str) -> tuple[Instruction, str]:
+    """The instruction, and its type as it is written."""
     end = _closing(rest) if rest.startswith("(") else rest.index(" ")
     types, rest = rest[:end], rest[end:].lstrip()
     opened = rest.index("(")
     closed = opened + _closing(rest[opened:])
     inside = rest[opened + 1 : closed - 1]
     operands = tuple(_OPERAND.findall(inside))
-    return Instruction(name, tuple(arrays_of(types)), rest[:opened], operands, inside, rest[closed:], root)
+    one = Instruction(name, tuple(arrays_of(types)), rest[:opened], operands, inside, rest[closed:], root)
+    return one, types
 
 
 def _closing(text: str) -> int:

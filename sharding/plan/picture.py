@@ -28,7 +28,7 @@ def draw(plan: Plan, path: pathlib.Path) -> None:
 
     bars = {"compute": plan.seconds.compute, "memory": plan.seconds.memory}
     for line in plan.traffic:
-        name = f"{line.network} network, {line.axes}"
+        name = f"{line.network} network, {line.axes}" if line.axes else f"{line.network} network"
         bars[name] = bars.get(name, 0.0) + line.seconds
     bars["step as scheduled"] = plan.seconds.step
     right.barh(list(bars), list(bars.values()), color=["C0", "C1", *["C2"] * (len(bars) - 3), "C3"])

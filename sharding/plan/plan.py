@@ -38,12 +38,13 @@ class Memory:
 
 @dataclasses.dataclass(frozen=True)
 class Traffic:
-    """All collectives of one kind along the same axes. sent: bytes that each device sends in a step.
+    """All collectives of one kind and pattern along the same axes. sent: bytes that each device sends in a step.
 
     count: in the program. times: runs in a step. overlapped: share of `seconds` that the schedule puts beside compute.
     """
 
     kind: str
+    pattern: str
     axes: str
     group: int
     network: str
@@ -87,6 +88,7 @@ class Plan:
     """A step on a machine. FLOPs are of all devices together, `compiled_flops` of the matmuls of one device's program.
 
     kernels: runs of each Pallas kernel in a step. unknown_loops: whose length depends on data; counted as one trip.
+    compile_seconds: of one CPU, all threads of the compiling process together.
     """
 
     title: str
@@ -194,11 +196,12 @@ def _network(
         total = (cost.fast + cost.slow) * collective.times
         exposed += 0.0 if collective.overlapped else total
         network = "slow" if cost.slow else "fast"
-        key = (collective.kind, " x ".join(collective.axes), str(collective.group), network)
+        key = (collective.kind, collective.pattern, " x ".join(collective.axes), str(collective.group), network)
         lines.setdefault(key, []).append((collective, total))
     traffic = [
         Traffic(
             kind=kind,
+            pattern=pattern,
             axes=axes,
             group=int(group),
             network=network,
@@ -208,7 +211,7 @@ def _network(
             seconds=sum(total for _, total in members),
             overlapped=_share(members),
         )
-        for (kind, axes, group, network), members in lines.items()
+        for (kind, pattern, axes, group, network), members in lines.items()
     ]
     seconds = {"fast_network": fast, "slow_network": slow, "exposed": exposed}
     return sorted(traffic, key=lambda line: -line.seconds), seconds

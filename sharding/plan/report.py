@@ -27,7 +27,7 @@ def show(plan: Plan, tips: Sequence[Remedy], console: Console | None = None) -> 
     )
     console.print(
         f"{plan.parameters / 1e9:.3g} B parameters, {plan.rows} rows of {plan.slots:,} slots, compiled in "
-        f"{plan.compile_seconds:.0f} s"
+        f"{plan.compile_seconds:.0f} s of a CPU"
     )
     console.print(_memory(plan), _time(plan), _traffic(plan))
     if plan.kernels:
@@ -68,7 +68,7 @@ def _traffic(plan: Plan) -> Table:
     table = Table("collective", "axes", "devices", "network", "in program", "runs", "GB sent", "seconds", "overlapped")
     for line in plan.traffic:
         table.add_row(
-            line.kind,
+            f"{line.kind} ({line.pattern})" if line.pattern else line.kind,
             line.axes,
             str(line.group),
             line.network,

@@ -1,8 +1,9 @@
 """Lower bounds of a step's time: matrix units, memory, and each network, every one as if it had the step to itself.
 
 A collective of n devices along sides of a torus uses the links of every side that its members differ in, in both
-directions where the side closes to a ring. Where members lie in several slices or hosts, the part that has to cross is
-reduced or gathered within the slice first, so one in (members of a slice) bytes crosses (Jia et al. 2018, section 4).
+directions where the side closes to a ring; a permutation uses one link of each device, however many hops it takes.
+Where members lie in several slices or hosts, the part that has to cross is reduced or gathered within the slice first,
+so one in (members of a slice) bytes crosses (Jia et al. 2018, section 4).
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ def cost_of(collective: Collective, devices: Sequence[Any], slices: Sequence[int
         inside.setdefault(slices[member], []).append(member)
     largest = max(inside.values(), key=len)
     if len(inside) == 1:
+        if collective.kind == "collective-permute":  # one receiver each, so one way out
+            return Cost(collective.sent / machine.link, 0.0)
         return Cost(collective.sent / fast_bandwidth([devices[m] for m in members], devices, machine), 0.0)
     if collective.kind == "collective-permute":
         return Cost(0.0, collective.sent / machine.slow)
@@ -50,7 +53,7 @@ def fast_bandwidth(members: Sequence[Any], devices: Sequence[Any], machine: Mach
     links = 0
     for own, whole in zip(_sides(members), everywhere, strict=True):
         if len(own) > 1:
-            closed = len(own) == len(whole) and len(whole) >= 4  # sides of four chips and more are closed by light
+            closed = len(own) == len(whole) and len(whole) >= machine.closes
             links += 2 if closed else 1
     return machine.link * max(links, 1)
 

@@ -46,7 +46,7 @@ def plan(temporaries: float = 10 * GIB, **changes: Any) -> Plan:
         "parameters": 10**9,
         "memory": Memory({"parameters": 2 * GIB, "optimiser": 4 * GIB, "batch": 0.0}, temporaries, 95 * GIB),
         "seconds": Seconds(compute=2.0, memory=1.0, fast_network=0.75, slow_network=0.0, exposed=0.25),
-        "traffic": [Traffic("all-gather", "fsdp", 2, "fast", 3, 12.0, 5e9, 0.75, 2 / 3)],
+        "traffic": [Traffic("all-gather", "", "fsdp", 2, "fast", 3, 12.0, 5e9, 0.75, 2 / 3)],
         "model_flops": 4 * 459e12,
         "hardware_flops": 4 * 2 * 459e12,
         "compiled_flops": 2 * 459e12,

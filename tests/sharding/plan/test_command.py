@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import json
+import subprocess
+import sys
 import types
 from typing import Any
 
@@ -29,9 +31,9 @@ def run(monkeypatch, tmp_path):
 
     monkeypatch.setattr(command, "_title", lambda: "small")
 
-    def start(config=None, *, topology="v5p:1x1x1", memory=95 * GIB, out=None, sweep=False):
+    def start(config=None, *, topology="v5p:1x1x1", memory=95 * GIB, out=None, sweep=False, schedule=False):
         machines = {"v5p": dataclasses.replace(MACHINES["v5p"], memory=memory)}
-        device = Topology(topology or "", tuple(jax.devices()[:1]), KINDS["v5p"], {})
+        device = Topology(topology or "", tuple(jax.devices()[:1]), KINDS[(topology or "v5p").partition(":")[0]], {})
         monkeypatch.setattr(command, "MACHINES", machines)
         monkeypatch.setattr(command, "topology", lambda name: device)
         for name, given in (
@@ -39,6 +41,7 @@ def run(monkeypatch, tmp_path):
             ("_PHASE", None),
             ("_OUT", out),
             ("_SWEEP", sweep),
+            ("_SCHEDULE", schedule),
             ("_COMPILED", 1),
         ):
             value(name, given)
@@ -80,6 +83,13 @@ def test_a_missing_topology_is_asked_for(run):
         run(topology=None)
 
 
+def test_a_schedule_alone_is_refused_where_there_is_none(run):
+    with pytest.raises(ValueError, match="reads what compilers for TPUs write down; leave it out for h200:1"):
+        run(topology="h200:1", schedule=True)
+    with pytest.raises(ValueError, match="--sweep compiles whole programs; leave out --schedule"):
+        run(schedule=True, sweep=True)
+
+
 def test_what_a_compiler_says_of_too_little_memory_is_understood():
     memory = command._exhausted(USED, {"parameters": 20 * GIB})
     assert memory is not None
@@ -88,19 +98,33 @@ def test_what_a_compiler_says_of_too_little_memory_is_understood():
     assert command._exhausted("INTERNAL: something else", {}) is None
 
 
+@pytest.fixture
+def long_rows():
+    """Two layers with heads that TPU kernels take, on four devices."""
+    config: Any = small(fsdp=2, context=2)
+    config.models.small.update({"model_dim": 256, "dtype": "bfloat16"})
+    config.models.small.global_attention.head_dim = 128
+    config.phases.teach.pipeline.slots = 2048
+    return config
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs the extra tpu")
-def test_a_tpu_plan_has_kernels_and_a_ring(tmp_path):
-    from sharding.topology import topology
-    from train.ahead import abstract_step
-
-    machine = topology("v5p:2x2x1")
-    step: Any = small(fsdp=2, context=2)
-    step.models.small.update({"model_dim": 256, "dtype": "bfloat16"})
-    step.models.small.global_attention.head_dim = 128
-    step.phases.teach.pipeline.slots = 2048
-    plan = command.planned(abstract_step(step, "teach", machine.devices), machine, title="small")
-    assert plan.kernels
-    assert plan.unknown_loops == 0
-    kinds = {(line.kind, line.axes) for line in plan.traffic}
-    assert {("collective-permute", "context"), ("all-gather", "fsdp")} <= kinds
+def test_a_tpu_plan_has_kernels_and_a_ring_and_its_schedule_alone_says_as_much(tmp_path, long_rows):
+    """Each in a process of its own, as users start them: of two devices any exchange is a ring."""
+    file = tmp_path / "long_rows.py"
+    file.write_text(
+        f"from ml_collections import ConfigDict\n\nget_config = lambda: ConfigDict({long_rows.to_dict()})\n"
+    )
+    start = [sys.executable, "-m", "sharding.plan", "--config", str(file), "--topology", "v5p:2x2x1"]
+    plans = []
+    for number, option in enumerate(("--noschedule", "--schedule")):
+        subprocess.run([*start, option, "--out", str(tmp_path / f"{number}")], check=True)
+        plans.append(Plan.from_dict(json.loads((tmp_path / f"{number}.json").read_text())))
+    whole, early = plans
+    assert whole.kernels
+    assert whole.unknown_loops == 0
+    kinds = {(line.kind, line.pattern, line.axes) for line in whole.traffic}
+    assert {("collective-permute", "ring", "context"), ("all-gather", "", "fsdp")} <= kinds
+    assert (early.traffic, early.seconds, early.kernels) == (whole.traffic, whole.seconds, whole.kernels)
+    assert 0 <= whole.memory.peak - early.memory.peak < GIB / 8  # the code, and what it sets aside

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sharding.plan.groups import axes_between, groups_of, pairs_of
+from sharding.plan.groups import axes_between, groups_of, pairs_of, pattern_of
 
 MESH = {"data": 2, "fsdp": 2, "context": 2}
 
@@ -35,6 +35,29 @@ def test_no_groups_and_no_pairs_are_none():
 def test_a_form_that_is_not_known_is_named():
     with pytest.raises(ValueError, match=r"unknown form: \[4\]\(odd\)"):
         groups_of("replica_groups=[4](odd)", 4)
+
+
+@pytest.mark.parametrize(
+    ("along", "pattern"),
+    [
+        ([(i, (i + 1) % 4) for i in range(4)], "ring"),
+        ([(i, (i - 1) % 4) for i in range(4)], "ring"),
+        ([(i, i + 1) for i in range(3)], "shift"),
+        ([(i, i - 2) for i in range(2, 4)], "shift"),
+        ([(1, 2), (2, 3), (3, 1)], "shuffle"),  # even chunks on their way to a zigzag
+        ([(0, 1), (1, 3), (2, 2), (3, 0)], "shuffle"),
+    ],
+)
+def test_a_permutation_along_an_axis_is_a_ring_a_shift_or_a_shuffle(along, pattern):
+    """On each of two rows of a mesh, outer and inner axis alike."""
+    inner = [(4 * row + a, 4 * row + b) for row in range(2) for a, b in along]
+    assert pattern_of(np.array(inner), {"data": 2, "context": 4}) == pattern
+    outer = [(2 * a + row, 2 * b + row) for row in range(2) for a, b in along]
+    assert pattern_of(np.array(outer), {"context": 4, "tensor": 2}) == pattern
+
+
+def test_a_permutation_along_two_axes_is_a_shuffle():
+    assert pattern_of(np.array([(0, 3), (3, 0)]), {"data": 2, "context": 2}) == "shuffle"
 
 
 def test_pairs_leave_out_who_stays():

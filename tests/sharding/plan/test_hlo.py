@@ -50,6 +50,29 @@ def program(limit="constant(4)", known=""):
     return parse(LOOP.replace("LIMIT", limit).replace("KNOWN", known))
 
 
+SUGAR = """ENTRY %main (x: f32[8]) -> f32[] {
+  %x = f32[8]{0} parameter(0)
+  %pair = ((f32[8]{0:T(1024)}, s32[2]{0}), /*index=1*/pred[]{:T(512)}) custom-call(%x)
+  ROOT %used = f32[] custom-call(%pair#0, %pair#1, %x)
+}
+"""
+
+
+def test_elements_of_tuples_need_no_instruction_of_their_own():
+    instructions = parse(SUGAR).computations["main"].instructions
+    assert instructions["used"].operands == ("pair#0", "pair#1", "x")
+    first, second = instructions["pair#0"], instructions["pair#1"]
+    assert [array.dtype for array in first.arrays] == ["f32", "s32"]
+    assert [array.dtype for array in second.arrays] == ["pred"]
+    assert (second.opcode, second.operands) == ("get-tuple-element", ("pair",))
+
+
+def test_a_loop_that_counts_an_element_of_its_state_has_as_many_trips():
+    lines = LOOP.replace("LIMIT", "constant(4)").replace("KNOWN", "").splitlines()
+    text = "\n".join(line for line in lines if "%i.1 =" not in line).replace("%i.1", "%state.1#0")
+    assert runs(parse(text)).times["body"] == runs(program()).times["body"]
+
+
 def test_a_program_is_computations_of_instructions_in_order():
     found = program()
     assert found.entry == "main"

@@ -32,7 +32,7 @@ GATHER = """ENTRY %main (w: f32[16,64]) -> f32[64,64] {
 def collective(kind="all-reduce", members=range(4), payload=4 * GB):
     members = tuple(members)
     return Collective(
-        kind, ("fsdp",), len(members), members, payload, sent_bytes(kind, payload, len(members)), 1, False, ""
+        kind, "", ("fsdp",), len(members), members, payload, sent_bytes(kind, payload, len(members)), 1, False, ""
     )
 
 
@@ -97,6 +97,17 @@ def test_a_torus_offers_the_links_of_every_side_that_a_group_spans(members, link
     assert fast_bandwidth([Chip(at) for at in members], devices, V5P) == links * 100 * GB
 
 
+def test_only_whole_sides_of_sixteen_are_closed_in_a_v6e():
+    v6e = MACHINES["v6e"]
+    assert fast_bandwidth([Chip((0, y)) for y in range(8)], torus(8, 8), v6e) == 100 * GB
+    assert fast_bandwidth([Chip((0, y)) for y in range(16)], torus(8, 16), v6e) == 200 * GB
+
+
+def test_a_permutation_uses_one_link_of_each_device():
+    cost = cost_of(collective("collective-permute"), torus(1, 1, 4), [0] * 4, V5P)
+    assert (cost.fast, cost.slow) == (pytest.approx(4 / 100), 0)
+
+
 def test_within_a_slice_only_the_fast_network_works():
     cost = cost_of(collective(), torus(1, 1, 4), [0] * 4, V5P)
     assert (cost.fast, cost.slow) == (pytest.approx(6 / 200), 0)
@@ -134,7 +145,7 @@ def test_a_plan_puts_program_mesh_and_machine_together():
     assert lines["all-reduce", "data"].network == "slow"
     assert found.seconds.slow_network == pytest.approx(16384 / 6.25e9)
     assert lines["all-gather", "fsdp"].overlapped == 1
-    assert found.seconds.exposed == pytest.approx(16384 / 6.25e9 + 16384 / 200e9)
+    assert found.seconds.exposed == pytest.approx(16384 / 6.25e9 + 16384 / 100e9)
     assert Plan.from_dict(json.loads(json.dumps(found.to_dict()))) == found
 
 
