@@ -4,10 +4,10 @@
     python -m train --config configs/gemma3_long.py:4b_32k --workdir runs/gemma3-4b-32k \\
         --config.vocabulary.path tokenizer.model --config.sources.text.paths 'corpus/*.jsonl'
 
-Variants: 1b, 4b, 12b or 27b, with _32k or _128k. Expect a plan of what each takes of its machine, in docs/plans.md once
-it is made; mesh shapes follow closed forms of memory until then. Nothing was trained with this file. As in the report,
-rows of 32k are for most of the pre-training and rows of 128k for its end, with the positions of global layers divided
-by 8 (section 2).
+Variants: 1b, 4b, 12b or 27b, with _32k or _128k; 27b_32k_slices is on two slices with a copy of the parameters each.
+Expect 7 to 26 GiB of a v5p's 95 and, as a bound, 65 to 70 % of its FLOP/s for the model: docs/plans.md. Nothing was
+trained with this file. As in the report, rows of 32k are for most of the pre-training and rows of 128k for its end,
+with the positions of global layers divided by 8 (section 2).
 
 The models see text alone, as the encoder of pictures is not trained on.
 """
@@ -29,13 +29,14 @@ LAYOUTS = {
     "4b_128k": (8, {"data": 1, "fsdp": 8, "context": 8}),  # v5p:4x4x4
     "12b_128k": (16, {"data": 1, "fsdp": 16, "context": 16}),  # v5p:4x8x8
     "27b_128k": (32, {"data": 1, "fsdp": 32, "context": 16}),  # v5p:8x8x8
+    "27b_32k_slices": (256, {"data": 2, "fsdp": 128, "context": 4, "slices": {"data": 2}}),  # v5p:8x8x8@2
 }
 
 
 def get_config(variant: str = "1b_32k") -> ConfigDict:
     if variant not in LAYOUTS:
         raise ValueError(f"configs/gemma3_long.py has no variant {variant!r}; choose one of {', '.join(LAYOUTS)}")
-    size, length = variant.split("_")
+    size, length = variant.split("_")[:2]
     rows, mesh = LAYOUTS[variant]
     config = ConfigDict({"seed": 0, "mesh": mesh})
     # A stand-in of the right size: a real run names its own tokenizer and text on the command line.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import pathlib
 from collections.abc import Mapping
 from typing import Literal
@@ -20,7 +21,7 @@ from data.vocabulary import MINIMUM_SIZE, Vocabulary
 class VocabularyConfig:
     """A vocabulary read from `path`; where there is none yet and `paths` are given, trained on them and written there.
 
-    holdout: share of the text that training does not see, as in the source that holds it out.
+    holdout: share of each of `paths` that training does not see, as in a source of that path that holds it out.
     """
 
     path: str
@@ -45,8 +46,9 @@ class VocabularyConfig:
         if not self.paths or pathlib.Path(self.path).exists():
             return Vocabulary.load(self.path, self.num_codes)
         assert self.size is not None
-        texts = split(TextFiles(self.paths, field=self.field).texts(), self.holdout)
-        vocabulary = Vocabulary.train((text for text, held_out in texts if not held_out), self.size, self.num_codes)
+        texts = (split(TextFiles((path,), field=self.field).texts(), self.holdout) for path in self.paths)
+        seen = (text for text, held_out in itertools.chain.from_iterable(texts) if not held_out)
+        vocabulary = Vocabulary.train(seen, self.size, self.num_codes)
         vocabulary.save(self.path)
         return vocabulary
 

@@ -2,7 +2,7 @@
 
     python -m docs.plans --missing      # first compiles what PLANS names and docs/plans lacks, one after another
 
-The compilers are in the environment that `make aot` makes. A plan takes some minutes of one core.
+The compilers are in the environment that `make aot` makes. A plan takes a minute of one core.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ PLANS = {
     f"{GEMMA}:4b_128k": "v5p:4x4x4",
     f"{GEMMA}:12b_128k": "v5p:4x8x8",
     f"{GEMMA}:27b_128k": "v5p:8x8x8",
+    f"{GEMMA}:27b_32k_slices": "v5p:8x8x8@2",
     PROXY: "v5p:16x16x16",
     f"{HYBRID}:1m": "v5p:4x8x16",
     f"{HYBRID}:10m": "v5p:16x16x16",

@@ -199,6 +199,21 @@ def test_config_sections_build_it_all(tmp_path):
     assert next(pipeline.iterator()).tokens.shape == (2, 64)
 
 
+def test_a_vocabulary_sees_the_same_share_of_each_of_its_files(tmp_path):
+    """None of two is held out as a whole: both are cut as a source that reads it alone cuts it."""
+    texts = [text * 20 for text in CORPUS.read_text()[:20_000].split("\n\n")[:40:2]]
+    for number in range(0, len(texts), 2):
+        paths = [tmp_path / f"{number}-{part}.txt" for part in (0, 1)]
+        held_in = []
+        for path, text in zip(paths, texts[number : number + 2], strict=True):
+            path.write_text(text)
+            held_in.append(text[: int(len(text) * 0.9)])
+        config = VocabularyConfig(
+            str(tmp_path / f"{number}.model"), paths=tuple(map(str, paths)), size=330, holdout=0.1
+        )
+        assert config.build().hash == Vocabulary.train(held_in, 330).hash
+
+
 @pytest.mark.parametrize(
     ("section", "values", "match"),
     [

@@ -33,10 +33,10 @@ def test_committed_plans_fit_their_machines():
 
 def test_the_closed_form_of_a_ring_by_hand():
     """Five global layers of four key/value heads of 256, eight shards of 16,384 slots, one row: keys and values go to
-    seven others three times in two bytes, their gradients to eight in four."""
+    seven others three times in two bytes, with one hop in common, their gradients to eight in four."""
     config = f"{GEMMA}:4b_128k"
     mesh = {"data": 1, "fsdp": 8, "expert": 1, "context": 8, "tensor": 1}
-    sent = 5 * 2 * 16_384 * 4 * 256 * (3 * 7 * 2 + 8 * 4)
+    sent = 5 * 2 * 16_384 * 4 * 256 * ((3 * 7 - 1) * 2 + 8 * 4)
     line = Traffic("collective-permute", "ring", "context", 8, "fast", 4, 1.0, sent, 0.2, 1.0)
     ring = ring_of(config, plan_by_hand(mesh=mesh, rows=8, slots=131_072, traffic=[line]))
     assert ring is not None
@@ -61,4 +61,4 @@ def test_rings_send_what_their_closed_form_says():
 def test_memory_of_recurrent_and_local_layers_is_flat_from_1m_to_10m_slots():
     flat = flatness(made())
     if flat is not None:
-        assert flat[1] == pytest.approx(flat[0], rel=TOLERANCE)
+        assert flat[1] <= flat[0] * (1 + TOLERANCE)
