@@ -122,9 +122,10 @@ class CheckpointModel:
     def _score(self, params: Any, buffers: Any, batch: Batch, slot_BK: jax.Array, target_BK: jax.Array):
         model = self.loaded.module(params, buffers)
         hidden_BKD = jnp.take_along_axis(model(batch).hidden_BTD, slot_BK[..., None], axis=1)
+        unembed = model.unembedding()
 
         def judge(hidden_ND, target_N):
-            logits_NV = model.token_logits(hidden_ND)
+            logits_NV = unembed(hidden_ND)
             logprob_N = jnp.take_along_axis(jax.nn.log_softmax(logits_NV), target_N[:, None], axis=-1)[:, 0]
             best_N = jnp.argmax(logits_NV[:, : self.vocabulary.text_size], axis=-1)
             return jnp.stack([logprob_N, best_N == target_N], axis=-1)

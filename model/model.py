@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -100,11 +100,15 @@ class Model(nnx.Module):
             x_BTD = _place(x_BTD, vectors_BKD[:, :, None], batch.values["proprio_slot"])
         return x_BTD
 
-    def token_logits(self, hidden: jax.Array) -> jax.Array:
-        """Next-token logits float32[..., V] of hidden states [..., D]; for whole batches use
-        `heads.tokens.blockwise`."""
+    def unembedding(self) -> Callable[[jax.Array], jax.Array]:
+        """Hidden states [..., D] -> next-token logits float32[..., V]. The table is made here: call this outside of
+        what runs on blocks of positions (`heads.tokens.positionwise`)."""
         table_VD = self.tokens.weights() if self.config.tied_head else self.token_head.table[...]
-        return self.token_head.logits(hidden, table_VD)
+        return lambda hidden: self.token_head.logits(hidden, table_VD)
+
+    def token_logits(self, hidden: jax.Array) -> jax.Array:
+        """Next-token logits float32[..., V] of a few hidden states [..., D]."""
+        return self.unembedding()(hidden)
 
     def action_prefix(self, output: Output, values: Mapping[str, jax.Array]) -> Prefix:
         """What the action expert sees: the segment of each action slot, up to and with that slot, and the state."""

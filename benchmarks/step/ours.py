@@ -123,9 +123,10 @@ def train_step(config: Any, vocab_size: int, optimizer: optax.GradientTransforma
 
 def next_token_loss(model: Model, hidden_BTD: jax.Array, tokens_BT: jax.Array) -> jax.Array:
     """Mean -log p of the next token; logits exist for one block of positions at a time."""
+    unembed = model.unembedding()
 
     def nll(hidden_ND, target_N):
-        logits_NV = model.token_logits(hidden_ND)
+        logits_NV = unembed(hidden_ND)
         return jax.nn.logsumexp(logits_NV, axis=-1) - jnp.take_along_axis(logits_NV, target_N[:, None], axis=-1)[:, 0]
 
     # The last position predicts the first token: every block stays full, and the targets are random anyway.

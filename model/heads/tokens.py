@@ -70,9 +70,10 @@ def positionwise(function: Callable[..., Any], *trees_BT: Any, block: int = BLOC
 
 def token_nll(model: Any, hidden_BTD: jax.Array, target_BT: jax.Array) -> jax.Array:
     """-log p(target) in nats, float32[B,T], without [B,T,V] logits; `model` is a `model.model.Model`."""
+    unembed = model.unembedding()
 
     def nll(hidden_ND, target_N):
-        logits_NV = model.token_logits(hidden_ND)
+        logits_NV = unembed(hidden_ND)
         return jax.nn.logsumexp(logits_NV, axis=-1) - jnp.take_along_axis(logits_NV, target_N[:, None], axis=-1)[:, 0]
 
     return positionwise(nll, hidden_BTD, target_BT)

@@ -80,9 +80,9 @@ class Prepared:
 
 
 def small(config: Config) -> Config:
-    """With one attention layer in every model, and sizes that five axes of two divide."""
+    """With one attention layer in every model, ids that are numbers, and sizes that five axes of two divide."""
     for model in config.models.values():
-        model.update(num_layers=1, pattern=("global",))
+        model.update(num_layers=1, pattern=("global",), num_codes=config.vocabulary.get("num_codes", 0))
         model.global_attention = {"num_heads": 4, "num_kv_heads": 2, "head_dim": 8}
         if "recurrent" in model:
             del model["recurrent"]

@@ -61,6 +61,7 @@ def config(name: str) -> ModelConfig:
     num_layers, pattern, ffn = LAYERS[name]
     used = {*pattern, *ffn, *(("image", "robot") if name == "hybrid" else ())}
     sections: Any = {key: value for key, value in SECTIONS.items() if key.removesuffix("_attention") in used}
+    sections["num_codes"] = 4  # the last ids are numbers
     return ModelConfig(model_dim=16, num_layers=num_layers, pattern=pattern, ffn=ffn, **sections)
 
 

@@ -21,3 +21,6 @@ class Given:
 
     def token_logits(self, hidden):
         return hidden @ self.table_VD.T
+
+    def unembedding(self):
+        return self.token_logits

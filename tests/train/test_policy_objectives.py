@@ -36,8 +36,8 @@ class Categorical:
         hidden_BTD = jnp.broadcast_to(self.logits_V, (*batch.tokens.shape, self.logits_V.size))
         return Output(hidden_BTD, (), (), None)
 
-    def token_logits(self, hidden):
-        return hidden
+    def unembedding(self):
+        return lambda hidden: hidden
 
 
 def policy(logits) -> Any:

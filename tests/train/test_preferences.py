@@ -54,8 +54,8 @@ class Given:
     def __call__(self, batch: Any) -> Output:
         return Output(self.hidden_BTD, (), (), None)
 
-    def token_logits(self, hidden):
-        return hidden
+    def unembedding(self):
+        return lambda hidden: hidden
 
     def reward(self, hidden_BTD):
         return hidden_BTD[..., 0]

@@ -207,7 +207,8 @@ def _draw(description: Description, teacher: Teacher) -> Callable[..., tuple[Bat
         keys = jax.vmap(lambda row: jax.random.fold_in(jax.random.key(seed), row))(row_B)
         uniform_BT = jax.vmap(lambda key: jax.random.uniform(key, batch.tokens.shape[1:]))(keys)
         flat = (hidden_BTD.reshape(-1, hidden_BTD.shape[-1]), uniform_BT.reshape(-1))
-        kept = blockwise(lambda hidden_ND, uniform_N: choose(model.token_logits(hidden_ND), uniform_N), *flat)
+        unembed = model.unembedding()
+        kept = blockwise(lambda hidden_ND, uniform_N: choose(unembed(hidden_ND), uniform_N), *flat)
         entries = jax.tree.map(lambda x: x.reshape(*batch.tokens.shape, *x.shape[1:]), kept)
         return dataclasses.replace(batch, media={}, values={}), entries
 

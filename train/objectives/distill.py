@@ -50,9 +50,10 @@ def loss(
         taught = jax.lax.stop_gradient(teacher(batch).hidden_BTD)
         divergence_of = _full_divergence(teacher, options.temperature)
     target_BT, weight_BT = targets(batch)
+    unembed = model.unembedding()
 
     def terms(hidden_ND, target_N, taught_N):
-        logits_NV = model.token_logits(hidden_ND)
+        logits_NV = unembed(hidden_ND)
         nll_N = -jnp.take_along_axis(jax.nn.log_softmax(logits_NV), target_N[:, None], axis=-1)[:, 0]
         return jnp.stack([nll_N, divergence_of(logits_NV, taught_N)], axis=-1)
 
@@ -64,9 +65,10 @@ def loss(
 
 def _full_divergence(teacher: Model, temperature: float) -> Callable[[jax.Array, jax.Array], jax.Array]:
     """KL(teacher || student) float32[N] of the student's logits [N,V] and the teacher's hidden states [N,D]."""
+    unembed = teacher.unembedding()
 
     def divergence_of(logits_NV, taught_ND):
-        log_p_NV = jax.nn.log_softmax(jax.lax.stop_gradient(teacher.token_logits(taught_ND)) / temperature)
+        log_p_NV = jax.nn.log_softmax(jax.lax.stop_gradient(unembed(taught_ND)) / temperature)
         return jnp.sum(jnp.exp(log_p_NV) * (log_p_NV - jax.nn.log_softmax(logits_NV / temperature)), axis=-1)
 
     return divergence_of

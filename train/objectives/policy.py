@@ -47,10 +47,10 @@ def evaluate_policy(
     """The policy and its reference on the same rows; `text_size`: ids from it on are codes, which are never drawn."""
     output, reference_BTD = model(batch), jax.lax.stop_gradient(reference(batch).hidden_BTD)
     target_BT, weight_BT = targets(batch)
+    text_log_p, reference_log_p = text_log_softmax(model, text_size), text_log_softmax(reference, text_size)
 
     def terms(hidden_ND, reference_ND, target_N):
-        log_p_NV = text_log_softmax(model, hidden_ND, text_size)
-        log_q_NV = jax.lax.stop_gradient(text_log_softmax(reference, reference_ND, text_size))
+        log_p_NV, log_q_NV = text_log_p(hidden_ND), jax.lax.stop_gradient(reference_log_p(reference_ND))
         target_N1 = jnp.minimum(target_N, text_size - 1)[:, None]  # a code is no target of an answer
         logprob_N = jnp.take_along_axis(log_p_NV, target_N1, axis=-1)[:, 0]
         kl_N, divergence_N = kl_divergence(log_p_NV, log_q_NV), divergence(log_p_NV, log_q_NV)
@@ -62,9 +62,10 @@ def evaluate_policy(
     return Policy(output, logprob_BT, kl_BT, divergence_BT, entropy_BT, weight_BT)
 
 
-def text_log_softmax(model: Model, hidden_ND: jax.Array, text_size: int) -> jax.Array:
-    """log p float32[N,V] of the text tokens, from which alone answers are drawn."""
-    return jax.nn.log_softmax(model.token_logits(hidden_ND)[:, :text_size], axis=-1)
+def text_log_softmax(model: Model, text_size: int) -> Callable[[jax.Array], jax.Array]:
+    """Hidden states [N,D] -> log p float32[N,V] of the text tokens, from which alone answers are drawn."""
+    unembed = model.unembedding()
+    return lambda hidden_ND: jax.nn.log_softmax(unembed(hidden_ND)[:, :text_size], axis=-1)
 
 
 def policy_metrics(policy: Policy, batch: Any) -> dict[str, Ratio]:

@@ -138,10 +138,11 @@ def _score(config: ModelConfig, vocabulary: Vocabulary) -> Callable[[Any, Any, B
     def score(params, buffers, batch: Batch):
         model = join(graph, params, buffers)
         target_BT, weight_BT = targets(batch)
+        log_p = text_log_softmax(model, text_size)
 
         def logprob(hidden_ND, target_N):
             target_N1 = jnp.minimum(target_N, text_size - 1)[:, None]
-            return jnp.take_along_axis(text_log_softmax(model, hidden_ND, text_size), target_N1, axis=-1)[:, 0]
+            return jnp.take_along_axis(log_p(hidden_ND), target_N1, axis=-1)[:, 0]
 
         hidden_BTD = model(batch).hidden_BTD
         flat = blockwise(logprob, hidden_BTD.reshape(-1, hidden_BTD.shape[-1]), target_BT.reshape(-1))

@@ -65,7 +65,7 @@ def test_its_log_probabilities_are_those_of_training_to_1e_4(drawn, states, voca
     @jax.jit
     def logprobs(batch):
         module = join(graph, params, buffers)
-        return text_log_softmax(module, module(batch).hidden_BTD[0], vocabulary.text_size)
+        return text_log_softmax(module, vocabulary.text_size)(module(batch).hidden_BTD[0])
 
     lengths = set()
     for (prompt,), samples in zip(prompts, drawn, strict=True):
@@ -115,7 +115,7 @@ def test_answers_follow_the_models_distribution(sampler, states, prompts, vocabu
     graph, params, buffers = states
     module = join(graph, params, buffers)
     hidden_TD = module(unpadded(prompts[2][0].ids.tolist())).hidden_BTD[0]
-    p_V = np.exp(np.asarray(text_log_softmax(module, hidden_TD, vocabulary.text_size))[-1])
+    p_V = np.exp(np.asarray(text_log_softmax(module, vocabulary.text_size)(hidden_TD))[-1])
     first = np.array([sample.ids[0] for sample in sampler.draw(params, buffers, prompts[2:], seeds((1, 400)))[0]])
     for token in np.argsort(-p_V)[:5]:
         spread = np.sqrt(p_V[token] * (1 - p_V[token]) / 400)
