@@ -3,8 +3,8 @@
     python -m sharding.plan --config configs/gemma3_long.py:1b_32k --topology v5p:4x4x4 [--schedule]
 
 Prints a table and writes <out>.json and <out>.png. Exit status 1 where the step does not fit, with what to try first.
-`--schedule` leaves out machine code, most of a TPU compiler's work: minutes become seconds, times and traffic are the
-same, and memory is without the code and what the compiler sets aside for it (0.1 GiB where both were compared).
+`--schedule` leaves out machine code, most of a TPU compiler's work: minutes become seconds, times and traffic stay the
+same, and memory is what the compiler allots to buffers, without the code (docs/plans.md compares both).
 """
 
 from __future__ import annotations
