@@ -72,10 +72,13 @@ def test_the_locks_agree_and_hold_every_declared_dependency():
     def pins(name: str) -> dict[str, str]:
         return dict(re.findall(r"^([a-z0-9.-]+)==(\S+)", (ROOT / name).read_text(), re.MULTILINE))
 
-    core, dev = pins("requirements.lock"), pins("requirements-dev.lock")
+    core, dev, aot = (pins(f"requirements{part}.lock") for part in ("", "-dev", "-aot"))
     assert core.items() <= dev.items()
+    assert core.items() <= aot.items()
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    for declared, lock in ((project["dependencies"], core), (project["optional-dependencies"]["dev"], dev)):
+    extras = project["optional-dependencies"]
+    locked = ((project["dependencies"], core), (extras["dev"], dev), (extras["cuda"] + extras["tpu"], aot))
+    for declared, lock in locked:
         names = {re.split(r"[^\w.-]", text)[0].lower().replace("_", "-") for text in declared}
         assert names <= set(lock), f"run `make lock`: {sorted(names - set(lock))} not pinned"
 
