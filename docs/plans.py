@@ -50,8 +50,9 @@ compiled ahead of time for machines that were not there.
 - Overlapped: the compiled schedule has work between the collective's start and its end; whether it is enough work is
   said for rings alone.
 - Compile: CPU seconds to the schedule (`--schedule`), all threads together, on two cores that others used too. With
-  machine code, `gemma3_long.py:1b_32k` takes 275: same times and traffic. Its memory is then given as 9.4 GiB, not 7.0:
-  0.3 of code, 0.1 on the chip, and 2.0 that the compiler's own report of buffers does not have.
+  machine code `gemma3_long.py:1b_32k` takes 275 and `4b_128k` 325: same times and traffic. Memory is then given as 9.4
+  and 17.7 GiB, not 7.0 and 14.0: code (0.3), the chip's own memory (0.1), and 2 to 3 that the compiler's report of
+  buffers does not have.
 """
 
 
