@@ -12,76 +12,52 @@ parameters does not learn to reason here.
 """
 
 from ml_collections import ConfigDict
-from ml_collections.config_dict import placeholder
 
-from configs.arithmetic import optimizer
+from configs import arithmetic
 
 RUN = "runs/word_problems"
-SAMPLES, PROMPT, ANSWER = 8, 160, 32
+SAMPLES, PROMPT, ANSWER = arithmetic.SAMPLES, 160, 32
 FORM = r" \( [0-9.()+*/ -]+ \)\n#### -?[0-9]+(\.[0-9]+)?"  # an equation, then its result
 
 
 def get_config(variant: str = "") -> ConfigDict:
     if variant:
         raise ValueError(f"configs/word_problems.py has no variant {variant!r}; leave it out")
-    config = ConfigDict({"seed": 0, "mesh": {}})
+    config = arithmetic.get_config()
     gsm8k, svamp = f"{RUN}/data/train.jsonl", f"{RUN}/data/SVAMP.json"
     config.vocabulary = {"path": f"{RUN}/vocabulary.model", "paths": (gsm8k,), "field": "question", "size": 1024}
-    config.sources = {
-        "svamp": {"kind": "questions", "paths": (svamp,), "layout": "svamp", "holdout": 0.2},
-    }
+    config.sources = {"svamp": {"kind": "questions", "paths": (svamp,), "layout": "svamp", "holdout": 0.2}}
     config.models = {"policy": policy()}
     config.phases = {"imitate": imitate(), "attempt": attempt()}
-    config.train = {
-        "phases": ("imitate", "attempt"),
-        "log_every": 10,
-        "steps": placeholder(int),
-        "spike_factor": None,  # a gradient is small where all answers to a prompt are worth the same
-    }
     return config
 
 
 def policy() -> dict:
-    return {
+    return arithmetic.policy() | {
         "model_dim": 128,
         "num_layers": 3,
-        "pattern": ("global",),
         "global_attention": {"num_heads": 4, "num_kv_heads": 2, "head_dim": 32},
-        "ffn": ("dense",),
         "dense": {"hidden_dim": 384},
     }
 
 
 def imitate() -> dict:
-    return {
-        "objective": "next_token",
-        "model": "policy",
+    return arithmetic.imitate() | {
         "mixture": {"svamp": 1.0},
         "pipeline": {"batch_size": 8, "slots": 512},
         "steps": 35,
-        "optimizer": optimizer(5e-3),
     }
 
 
 def attempt() -> dict:
-    return {
-        "objective": "grpo",
+    phase = arithmetic.attempt("")
+    rewards = {"number": {"kind": "number", "where": "marks"}, "form": {"kind": "format", "pattern": FORM}}
+    return phase | {
         "options": {"kl": 0.05},
-        "model": "policy",
         "mixture": {"svamp": 1.0},
         "pipeline": {"batch_size": 8 * SAMPLES, "slots": PROMPT + ANSWER},
-        "rollout": {
-            "samples": SAMPLES,
-            "prompt_slots": PROMPT,
-            "num_tokens": ANSWER,
-            "rewards": {
-                "number": {"kind": "number", "where": "marks"},
-                "form": {"kind": "format", "pattern": FORM},
-            },
-        },
+        "rollout": {"samples": SAMPLES, "prompt_slots": PROMPT, "num_tokens": ANSWER, "rewards": rewards},
         "steps": 50,
-        "init": "phase:imitate",
-        "teacher": "imitate",
-        "optimizer": optimizer(2e-4) | {"multipliers": (("norm", 30.0),)},
+        "optimizer": phase["optimizer"] | {"learning_rate": 2e-4},
         "eval_every": 20,
     }

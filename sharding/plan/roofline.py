@@ -31,12 +31,11 @@ def cost_of(collective: Collective, devices: Sequence[Any], slices: Sequence[int
     for member in members:
         inside.setdefault(slices[member], []).append(member)
     largest = max(inside.values(), key=len)
+    if collective.kind == "collective-permute":  # one receiver each, so one way out
+        crosses = len(inside) > 1
+        return Cost(0.0, collective.sent / machine.slow) if crosses else Cost(collective.sent / machine.link, 0.0)
     if len(inside) == 1:
-        if collective.kind == "collective-permute":  # one receiver each, so one way out
-            return Cost(collective.sent / machine.link, 0.0)
         return Cost(collective.sent / fast_bandwidth([devices[m] for m in members], devices, machine), 0.0)
-    if collective.kind == "collective-permute":
-        return Cost(0.0, collective.sent / machine.slow)
     share = len(largest)
     slow = sent_bytes(collective.kind, collective.payload, len(inside)) / share / machine.slow
     if share == 1:
