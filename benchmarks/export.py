@@ -1,14 +1,18 @@
 """A random Gemma 3 1B out to HF transformers and in again, beside a plain copy of its files: seconds and host memory.
 
-python -m benchmarks.export [--size 1b] [--rounds 3] [--out benchmarks/results/export.json]
+python -m benchmarks.export [--size 1b] [--rounds 5] [--out benchmarks/results/export.json]
 
 Each round copies the folder, imports it, exports that checkpoint and lets the gate read the export back, each in a
-process of its own. Peaks are what a process holds beyond what JAX takes by itself.
+process of its own that has loaded its modules. Peaks are what a process holds beyond what JAX takes by itself.
+
+A new page of memory costs a virtual machine up to ten times what is copied into it, and all these steps fill the
+page cache. So each deletes what it wrote in the round before, right before it begins, and finds those pages free.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import io
 import json
 import os
@@ -24,27 +28,33 @@ from collections.abc import Callable
 
 import ml_dtypes
 import numpy as np
+import sentencepiece
 
 from benchmarks import machine
+from configs.gemma3 import text_model
+from configs.schema import parse
+from model.config import ModelConfig
+from serving.import_hf import import_hf
+from serving.interchange.copying import blocks
+from serving.interchange.expressible import architecture_for
+from serving.interchange.files import ARCHITECTURES
+from serving.interchange.gate import Gate
+from serving.interchange.source import Source
+from serving.interchange.stacking import abstract_states
+from serving.interchange.tensor_files import Shape, create_tensors
+from serving.interchange.tensors import their_shape
+from serving.interchange.write import write_folder
+from train.checkpoint import Checkpoint
 
 MAX_SHARD_BYTES = 1_000_000_000
 
 
 def make(folder: pathlib.Path, size: str) -> None:
     """Random bits of a sensible size in every tensor, as `save_pretrained` would write them, and a tokenizer."""
-    import sentencepiece
-
-    from configs.gemma3 import text_model
-    from configs.schema import parse
-    from model.config import ModelConfig
-    from serving.interchange.files import ARCHITECTURES
-    from serving.interchange.stacking import abstract_states
-    from serving.interchange.tensor_files import Shape, blocks, create_tensors
-    from serving.interchange.tensors import their_shape
-
     config, architecture = parse(ModelConfig, text_model(size)), ARCHITECTURES["gemma3_text"]
     vocab_size = 262_144
-    ours = {path: leaf.shape for path, leaf in _layer_by_layer(abstract_states, config, vocab_size).items()}
+    one_by_one = dataclasses.replace(config, scan=False)
+    ours = {path: leaf.shape for path, leaf in abstract_states(one_by_one, vocab_size)[0].items()}
     folder.mkdir(parents=True)
     shapes = {
         entry.theirs: Shape(their_shape(entry, ours[entry.ours]), np.dtype(ml_dtypes.bfloat16))
@@ -67,35 +77,18 @@ def make(folder: pathlib.Path, size: str) -> None:
     (folder / "tokenizer.model").write_bytes(tokenizer.getvalue())
 
 
-def _layer_by_layer(abstract_states, config, vocab_size):
-    import dataclasses
-
-    return abstract_states(dataclasses.replace(config, scan=False), vocab_size)[0]
-
-
 def run_import(work: pathlib.Path) -> None:
-    from serving.import_hf import import_hf
-
     import_hf(work / "hf", work / "imported")
 
 
 def run_export(work: pathlib.Path) -> None:
     """The write alone; what `python -m serving.export` does before the gate."""
-    from serving.interchange.expressible import architecture_for
-    from serving.interchange.source import Source
-    from serving.interchange.write import write_folder
-    from train.checkpoint import Checkpoint
-
     source = Source(Checkpoint.open(work / "imported"))
     (work / "out").mkdir()
     write_folder(work / "out", source, architecture_for(source.config, source.vocabulary.size), MAX_SHARD_BYTES)
 
 
 def run_gate(work: pathlib.Path) -> None:
-    from serving.interchange.gate import Gate
-    from serving.interchange.source import Source
-    from train.checkpoint import Checkpoint
-
     Gate(work / "out", Source(Checkpoint.open(work / "imported"))).check(None)
 
 
@@ -109,6 +102,7 @@ STEPS: dict[str, Callable[[pathlib.Path], None]] = {
     "export": run_export,
     "gate": run_gate,
 }
+_WRITTEN = {"copy": "copy", "import": "imported", "export": "out"}
 
 
 def measure(step: str, work: pathlib.Path) -> None:
@@ -116,6 +110,8 @@ def measure(step: str, work: pathlib.Path) -> None:
     import jax
 
     jax.numpy.zeros(1).block_until_ready()
+    if step in _WRITTEN:
+        shutil.rmtree(work / _WRITTEN[step], ignore_errors=True)
     before, began, busy = _peak(), time.perf_counter(), _cpu_seconds()
     STEPS[step](work)
     seconds = {"seconds": time.perf_counter() - began, "cpu_seconds": _cpu_seconds() - busy}
@@ -136,7 +132,7 @@ def _peak() -> int:
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.export", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--size", default="1b", choices=("270m", "1b", "4b"))
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("benchmarks/results/export.json"))
     parser.add_argument("--scratch", help="a folder with room for four copies of the model")
     options = parser.parse_args(arguments)
@@ -145,11 +141,11 @@ def main(arguments: list[str] | None = None) -> None:
         make(work / "hf", options.size)
         shard = max(file.stat().st_size for file in (work / "hf").glob("*.safetensors"))
         seen: dict[str, list[dict[str, float]]] = {step: [] for step in STEPS}
+        for step in STEPS:  # so that every round finds what the one before it left
+            _in_a_process(step, work)
         for _ in range(options.rounds):
             for step in STEPS:
                 seen[step].append(_in_a_process(step, work))
-            for name in ("copy", "imported", "out"):
-                shutil.rmtree(work / name)
     times = {kind: _medians(seen, kind) for kind in ("seconds", "cpu_seconds")}
     peaks = {step: max(run["bytes"] for run in runs) for step, runs in seen.items()}
     record = {

@@ -29,9 +29,10 @@ from data.batch import Batch
 from data.vocabulary import Vocabulary
 from data.whole import new_folder
 from serving.interchange.array_store import BLOCK_BYTES, ArrayStore
+from serving.interchange.copying import block_rows, two_at_once
 from serving.interchange.files import CARRIED, ModelFolder
 from serving.interchange.stacking import Place, abstract_states, places
-from serving.interchange.tensor_files import Shape, StoredTensor, block_rows, two_at_once
+from serving.interchange.tensor_files import Shape, StoredTensor
 from serving.interchange.tensors import Entry, part_shape, read_part
 from train.checkpoint import Assets, Checkpoint
 

@@ -60,7 +60,7 @@ SUITES: dict[str, Callable[[LanguageModel, Settings], Suite]] = {
     "bbh": lambda model, s: Suite("bbh", _each(bbh.items(s.folder(), s.tokens(bbh.NUM_TOKENS)), s.limit)),
     "ifeval": lambda model, s: Suite("ifeval", ifeval.items(s.folder(), s.tokens(ifeval.NUM_TOKENS))[: s.limit]),
     "needle": lambda model, s: needle.suite(model.vocabulary, s.text, s.lengths, s.samples, s.seed),
-    "ruler": lambda model, s: ruler.suite(model.vocabulary, s.text, s.lengths, s.samples, s.seed),
+    "ruler": lambda model, s: ruler.suite(model.vocabulary, s.text, s.lengths, s.samples, s.seed, s.data),
     "position": lambda model, s: position.suite(model.vocabulary, s.text, s.lengths, s.samples),
 }
 
@@ -125,7 +125,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--checkpoint", help="a folder <workdir>/<phase>, its checkpoints or one step in it")
     parser.add_argument("--watch", type=Path, help="the working folder of a run: every checkpoint that it saves")
     parser.add_argument("--out", type=Path, required=True, help="where results go")
-    parser.add_argument("--data", type=Path, help="the folder that holds arc/, gsm8k/, bbh/ and ifeval/")
+    parser.add_argument("--data", type=Path, help="the folder that holds arc/, gsm8k/, bbh/, ifeval/, squad/")
     parser.add_argument("--text", type=Path, nargs="+", default=(), help="text files; books for the long suites")
     parser.add_argument("--limit", type=int, help="items of each suite (of each file of arc, bbh and text)")
     parser.add_argument("--shots", type=int, default=gsm8k.SHOTS, help="worked examples of gsm8k")

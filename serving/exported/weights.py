@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from model.quantization import Quantization, contracted_dims
+from serving.interchange.copying import two_at_once
 from serving.interchange.gate import ExportError, equal_bits
 from serving.interchange.source import Source
 from serving.interchange.stacking import StoredItem, nested
@@ -21,7 +22,6 @@ from serving.interchange.tensor_files import (
     StoredTensor,
     create_tensors,
     open_tensors,
-    two_at_once,
 )
 from serving.quantize import dequantize, num_bytes, quantize, stored_dtype, stored_shapes
 

@@ -8,6 +8,7 @@ ten times as long. What Orbax wrote is read in either form.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
 from collections.abc import Mapping
@@ -18,11 +19,11 @@ import ml_dtypes  # noqa: F401  (so that NumPy knows bfloat16)
 import numpy as np
 import tensorstore as ts
 
-from serving.interchange.tensor_files import Shape, blocks
+from serving.interchange.copying import mapped, write_array
+from serving.interchange.tensor_files import Shape
 from serving.interchange.tensors import Index
 
 BLOCK_BYTES = 64 << 20  # of a chunk
-_STRIP = 1 << 20  # bytes written at once: a transposed array is copied fastest in strips that the caches hold
 _ZARR_DTYPES = {"float32": "<f4", "bfloat16": "bfloat16", "int32": "<i4"}
 
 
@@ -85,35 +86,67 @@ class ArrayStore:
         array = self.arrays[path]
         return Shape(tuple(array.shape), np.dtype(array.dtype.numpy_dtype))
 
+    def row_blocks(self, path: str, dim: int) -> list[tuple[slice, ...]]:
+        """Slices of the dim that together cover it, each of whole chunks; of a single number, that it is whole."""
+        array = self.arrays[path]
+        if dim == array.rank:
+            return [()]
+        size = (array.chunk_layout.read_chunk.shape or array.shape)[dim]
+        return [(slice(start, min(start + size, array.shape[dim])),) for start in range(0, array.shape[dim], size)]
+
     def read(self, path: str, index: Index = ()) -> np.ndarray:
-        return np.asarray(self.arrays[path][index].read().result())
+        """Maybe read-only, and mapped until it is dropped."""
+        array = self.arrays[path]
+        chunks = self._chunks(path, index) if _is_raw(array) else None
+        if chunks is None or not all(file.is_file() for file, _ in chunks):
+            return np.asarray(array[index].read().result())
+        dims, dtype = tuple(array[index].shape), np.dtype(array.dtype.numpy_dtype)
+        if len(chunks) == 1:
+            return mapped(chunks[0][0], dims, dtype)
+        part = np.empty(dims, dtype)
+        for file, own in chunks:
+            part[own] = mapped(file, part[own].shape, dtype)
+        return part
 
     def write(self, path: str, index: Index, part: np.ndarray) -> None:
         """The whole chunks that `index` covers, each a file of raw numbers, copied a strip at a time.
 
         TensorStore would take a copy of the part and encode another: most of its time went into clearing their pages.
         """
+        chunks, sizes = self._chunks(path, index), self.arrays[path].chunk_layout.read_chunk.shape
+        assert chunks is not None, (path, index)
+        for file, own in chunks:
+            with file.open("wb") as opened:
+                write_array(opened, part[*own, ...])
+                opened.truncate(math.prod(sizes or ()) * part.dtype.itemsize)  # zeros beyond the array's edge
+
+    def _chunks(self, path: str, index: Index) -> list[tuple[Path, tuple[slice, ...]]] | None:
+        """The files that together are the part `index`, and what of it each holds; None if one holds more."""
         array = self.arrays[path]
-        chunk: tuple[int, ...] = tuple(array.chunk_layout.read_chunk.shape or ())
-        index = (*index, *(slice(None) for _ in chunk[len(index) :]))
-        first = [i if isinstance(i, int) else i.indices(n)[0] for i, n in zip(index, array.shape, strict=True)]
-        part = part[tuple(None if isinstance(i, int) else slice(None) for i in index)]
-        counts = [-(-size // own) for size, own in zip(part.shape, chunk, strict=True)]
-        for cell in np.ndindex(*counts):
-            block = part[tuple(slice(i * own, (i + 1) * own) for i, own in zip(cell, chunk, strict=True))]
-            key = [start // own + i for start, own, i in zip(first, chunk, cell, strict=True)]
-            _write_chunk(Path(array.kvstore.path) / (".".join(map(str, key)) or "0"), block, chunk)
+        sizes: tuple[int, ...] = tuple(array.chunk_layout.read_chunk.shape or ())
+        index = (*index, *(slice(None) for _ in sizes[len(index) :]))
+        spans = [
+            range(i, i + 1) if isinstance(i, int) else range(n)[i] for i, n in zip(index, array.shape, strict=True)
+        ]
+        long = [k for k, size in enumerate(sizes) if size > 1]  # of a chunk, only the first of these may end early
+        for k, (span, size, n) in enumerate(zip(spans, sizes, array.shape, strict=True)):
+            if span.start % size or (span.stop % size and (span.stop < n or k in long[1:])):
+                return None
+        cells = [range(span.start // size, -(-span.stop // size)) for span, size in zip(spans, sizes, strict=True)]
+        folder, found = Path(array.kvstore.path), []
+        for cell in itertools.product(*cells):
+            starts = [c * size - span.start for c, size, span in zip(cell, sizes, spans, strict=True)]
+            own = [slice(a, a + size) for a, size, i in zip(starts, sizes, index, strict=True) if isinstance(i, slice)]
+            found.append((folder / (".".join(map(str, cell)) or "0"), tuple(own)))
+        return found
 
 
-def _write_chunk(file: Path, block: np.ndarray, chunk: tuple[int, ...]) -> None:
-    """In row-major order; a block that ends early, at the array's edge, is followed by zeros."""
-    long = [k for k, size in enumerate(chunk) if size > 1]
-    assert all(block.shape[k] == chunk[k] for k in long[1:]), (block.shape, chunk)
-    block = np.squeeze(block, tuple(k for k, size in enumerate(chunk) if size == 1))
-    with file.open("wb") as opened:
-        for strip in blocks(block.shape, block.dtype.itemsize, _STRIP):
-            opened.write(np.ascontiguousarray(block[strip]).reshape(-1).view(np.uint8))
-        opened.truncate(math.prod(chunk) * block.dtype.itemsize)
+def _is_raw(array: Any) -> bool:
+    """Whether its chunks are files of bare numbers, which are read without TensorStore."""
+    spec = array.spec().to_json()
+    bare = {"compressor": None, "filters": None, "order": "C"}
+    in_files = (spec["driver"], spec["kvstore"]["driver"]) == ("zarr", "file")
+    return in_files and spec["metadata"].items() >= bare.items() and spec["metadata"]["dimension_separator"] == "."
 
 
 def _kvstore(folder: Path, keys: list[str], *, ocdbt: bool) -> dict[str, Any]:

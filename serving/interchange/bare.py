@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from serving.interchange.array_store import BLOCK_BYTES, ArrayStore
+from serving.interchange.copying import block_rows
 from serving.interchange.gate import CACHE_BYTES, ExportError, equal_bits
 from serving.interchange.source import Source
 from serving.interchange.stacking import StoredItem
-from serving.interchange.tensor_files import Shape, block_rows
+from serving.interchange.tensor_files import Shape
 
 
 def write_weights(folder: Path, source: Source) -> None:

@@ -16,12 +16,13 @@ import numpy as np
 from data.batch import Batch
 from data.elements import Document, Image, Tokens
 from data.layout import RowShape, collate, lay_out
+from serving.interchange.copying import blocks, two_at_once
 from serving.interchange.expressible import unequal
 from serving.interchange.files import ModelFolder
 from serving.interchange.layerwise import Layerwise, as_compared
 from serving.interchange.source import Source
 from serving.interchange.stacking import StoredItem, layer_of
-from serving.interchange.tensor_files import StoredTensor, blocks, two_at_once
+from serving.interchange.tensor_files import StoredTensor
 from serving.interchange.tensors import Entry, read_part
 
 TOLERANCE = 1e-4  # of logits in float32, relative to the largest where that is above 1
@@ -99,8 +100,10 @@ class Gate:
 
         def read(entry: Entry, tensor: StoredTensor) -> np.ndarray:
             part = read_part(entry, tensor.read(), self.source.shapes[entry.ours])
-            if not equal_bits(part, self.source.read(params, entry.ours, entry.index, entry.theirs)):
-                raise ExportError(f"the tensor {entry.theirs!r} in {tensor.file.name} differs from {entry.ours!r}")
+            for rows in [()] if entry.index else params.row_blocks(entry.ours):
+                stored = self.source.read(params, entry.ours, (*entry.index, *rows), entry.theirs)
+                if not equal_bits(part[rows], stored):
+                    raise ExportError(f"the tensor {entry.theirs!r} in {tensor.file.name} differs from {entry.ours!r}")
             return part
 
         arrays: dict[str, np.ndarray] = {}

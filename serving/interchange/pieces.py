@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+from typing import NamedTuple
 
 import sentencepiece.sentencepiece_model_pb2 as proto
 
@@ -26,8 +27,9 @@ class Kind(enum.IntEnum):
     BYTE = 6
 
 
-@dataclasses.dataclass(frozen=True)
-class Piece:
+class Piece(NamedTuple):
+    """A tuple, as there may be 262,144."""
+
     text: str
     score: float
     kind: Kind

@@ -96,6 +96,11 @@ class StoredItem:
         """Bytes."""
         return max(shape.num_bytes for shape in self.stored.values())
 
+    def row_blocks(self, path: str) -> list[tuple[slice, ...]]:
+        """Parts by the first dim that are stored apart; reading one after the other takes the memory of one."""
+        place = self.places[path]
+        return self._store.row_blocks(place.path, len(place.index))
+
     def read(self, path: str, index: Index = ()) -> np.ndarray:
         place = self.places[path]
         return self._store.read(place.path, (*place.index, *index))

@@ -1,26 +1,23 @@
-"""Files of the safetensors format, read and written one tensor at a time at known places.
-
-Nothing is mapped: pages of a mapped file count as memory of the process until the file is closed.
-"""
+"""Files of the safetensors format, read and written one tensor at a time at known places."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 
+from serving.interchange.copying import mapped, write_array
+
 DTYPES = {"F32": np.dtype(np.float32), "BF16": np.dtype(ml_dtypes.bfloat16)}
 QUANTISED = {"I8": np.dtype(np.int8), "U8": np.dtype(np.uint8), "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn)}
 _NAMES = {dtype: name for name, dtype in (DTYPES | QUANTISED).items()}
 _BLOCK = 16 << 20  # bytes compared at once
-_STRIP = 1 << 20  # bytes written at once: a transposed tensor is copied fastest in strips that the caches hold
 _WHOLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
@@ -45,8 +42,17 @@ class StoredTensor:
     start: int
 
     def read(self) -> np.ndarray:
-        flat = np.fromfile(self.file, np.uint8, self.shape.num_bytes, offset=self.start)
-        return flat.view(self.shape.dtype).reshape(self.shape.dims)
+        """Read-only, and mapped until it is dropped."""
+        return mapped(self.file, self.shape.dims, self.shape.dtype, self.start)
+
+    def part(self, index: tuple[slice, ...]) -> StoredTensor:
+        """Some rows, by a slice of the first dim; all of it without one."""
+        if not index:
+            return self
+        (rows,) = index
+        dims = (rows.stop - rows.start, *self.shape.dims[1:])
+        start = self.start + rows.start * math.prod(dims[1:]) * self.shape.dtype.itemsize
+        return dataclasses.replace(self, shape=Shape(dims, self.shape.dtype), start=start)
 
     def equals(self, other: StoredTensor) -> bool:
         """Bit for bit, a block at a time."""
@@ -62,31 +68,7 @@ class StoredTensor:
         assert (array.shape, array.dtype) == (self.shape.dims, self.shape.dtype)
         with self.file.open("r+b") as file:
             file.seek(self.start)
-            for block in blocks(array.shape, array.dtype.itemsize, _STRIP):
-                file.write(np.ascontiguousarray(array[block]).reshape(-1).view(np.uint8))
-
-
-def two_at_once[T](move: Callable[..., T], arguments: Iterable[tuple[Any, ...]]) -> Iterator[T]:
-    """`move` of each, in order: one tensor is copied while another is on its way, and no third is in memory.
-
-    The first error is raised, and what has not begun by then is not done.
-    """
-    with ThreadPoolExecutor(2) as pool:
-        yield from pool.map(lambda given: move(*given), arguments)
-
-
-def blocks(dims: tuple[int, ...], itemsize: int, num_bytes: int) -> Iterator[tuple[slice, ...]]:
-    """Slices of the first dim, of at most `num_bytes` where a row allows, that together are an array of these dims."""
-    if not dims:
-        yield ()
-        return
-    rows = block_rows(dims, itemsize, num_bytes)
-    yield from ((slice(start, min(start + rows, dims[0])),) for start in range(0, dims[0], rows))
-
-
-def block_rows(dims: tuple[int, ...], itemsize: int, num_bytes: int) -> int:
-    """Rows of such a block, at least one."""
-    return max(1, min(dims[0], num_bytes // max(1, math.prod(dims[1:]) * itemsize)))
+            write_array(file, array)
 
 
 def open_tensors(folder: Path, dtypes: Mapping[str, np.dtype] = DTYPES) -> dict[str, StoredTensor]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import json
 import shutil
 from pathlib import Path
@@ -16,8 +15,8 @@ from model.config import SiglipConfig
 from serving.interchange.files import CARRIED, with_text_fields
 from serving.interchange.image_processor import processor_documents
 from serving.interchange.source import Source
-from serving.interchange.tensor_files import Shape, create_tensors, two_at_once
-from serving.interchange.tensors import Entry, their_shape
+from serving.interchange.tensor_files import Shape, create_tensors
+from serving.interchange.tensors import SAME, Entry, their_shape
 from serving.interchange.tokenizer_json import FILES as TOKENIZER_FILES
 from serving.interchange.tokenizer_json import tokenizer_files
 
@@ -43,7 +42,7 @@ def entries_of(source: Source, architecture: Any) -> list[Entry]:
 
 
 def write_folder(folder: Path, source: Source, architecture: Any, max_shard_bytes: int) -> None:
-    """Writes everything; memory holds two tensors, and the chunk that they are part of where layers share one."""
+    """Writes everything; memory holds a tensor, and the chunk that it is part of where layers share one."""
     shapes = {}
     for entry in entries_of(source, architecture):
         dtype = source.dtype(entry.ours, entry.theirs)
@@ -53,12 +52,14 @@ def write_folder(folder: Path, source: Source, architecture: Any, max_shard_byte
     stored = create_tensors(folder, {entry.theirs: shape for entry, shape in shapes.items()}, max_shard_bytes)
     params = source.cached(source.largest_array + SLACK)
 
-    def move(entry: Entry) -> None:
-        part = source.read(params, entry.ours, entry.index, entry.theirs)
-        stored[entry.theirs].write(entry.layout.to_theirs(part))
-
-    in_order = sorted(shapes, key=lambda entry: source.places[entry.ours].path)  # parts of one array together
-    collections.deque(two_at_once(move, ((entry,) for entry in in_order)), maxlen=0)
+    # Parts of one array together; one after the other, since two writers of a file wait for each other by spinning.
+    for entry in sorted(shapes, key=lambda entry: source.places[entry.ours].path):
+        if entry.layout is SAME and not entry.index:
+            for rows in params.row_blocks(entry.ours):
+                stored[entry.theirs].part(rows).write(source.read(params, entry.ours, rows, entry.theirs))
+        else:
+            part = source.read(params, entry.ours, entry.index, entry.theirs)
+            stored[entry.theirs].write(entry.layout.to_theirs(part))
 
 
 def _write_documents(folder: Path, source: Source, architecture: Any, dtype: str) -> None:

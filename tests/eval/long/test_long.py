@@ -1,5 +1,6 @@
 """Long prompts: their length, that they hold what is asked for, and that only who finds it is right."""
 
+import json
 import re
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from PIL import Image
 
 from data.vocabulary import Vocabulary
 from eval.language import encode_prompt
-from eval.long import needle, ruler
+from eval.long import needle, reading, ruler
 from eval.long.haystack import Book, TooLong, fill, spread
 from eval.suites.items import Open
 from tests.eval.language_doubles import Guesser, Oracle
@@ -29,8 +30,26 @@ def needles(vocabulary):
 
 
 @pytest.fixture(scope="module")
-def tasks(vocabulary):
-    return ruler.suite(vocabulary, TEXTS, LENGTHS, samples=1, seed=0)
+def data(tmp_path_factory):
+    """Seven paragraphs of the form of SQuAD, one of them without a question that it answers."""
+    folder = tmp_path_factory.mktemp("data")
+    paragraphs = []
+    for i, city in enumerate(needle.CITIES[:7]):
+        asked = {
+            "question": f"Who built the bridge of {city}?",
+            "answers": [{"text": f"Mason {i}", "answer_start": 0}] * 2,
+        }
+        context = f"The bridge of {city} is old. It was built by Mason {i} of {city}."
+        paragraphs.append({"context": context, "qas": [asked if i else asked | {"answers": [], "is_impossible": True}]})
+    (folder / "squad").mkdir()
+    articles = [{"paragraphs": paragraphs[:3]}, {"paragraphs": paragraphs[3:]}]
+    (folder / "squad/dev.json").write_text(json.dumps({"version": "1.1", "data": articles}))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tasks(vocabulary, data):
+    return ruler.suite(vocabulary, TEXTS, LENGTHS, samples=1, seed=0, data=data)
 
 
 def length_of(vocabulary, item):
@@ -79,6 +98,9 @@ def test_a_reader_finds_every_needle_and_a_guesser_none(vocabulary, needles, tmp
 
 def read_ruler(prompt):
     """Answers by counting and following what the prompt says."""
+    if "given documents" in prompt:
+        city = re.search(r"bridge of ([\w ]+)\? Answer:$", prompt).group(1)
+        return " " + re.search(rf"built by (Mason \d) of {city}\.", prompt).group(1).lower()
     if "VAR " in prompt:
         asked = prompt.split("Memorize and track")[-1]
         names = [re.search(r"assigned the value (\d+) in", asked).group(1)]
@@ -132,6 +154,38 @@ def test_the_settings_are_the_published_ones(vocabulary):
     text, (value,) = ruler.niah(ruler.NEEDLES["niah_multikey_3"], book, rng(), 5)
     assert text.count("One of the special magic uuids for") == 6
     assert len(value) == 36
+
+
+def test_a_question_stands_after_its_paragraph_among_others_at_any_depth(data):
+    paragraphs = reading.Paragraphs.find(data)
+    assert (len(paragraphs.texts), len(paragraphs.questions)) == (7, 6)
+    depths = []
+    for seed in range(40):
+        text, answers = paragraphs.prompt(np.random.default_rng(seed), 9)
+        documents = re.findall(r"Document \d+:\n(.*)", text)
+        assert len(documents) == 10
+        assert len(set(documents)) == 7  # there are no more, so some come again
+        right = [i for i, document in enumerate(documents) if answers[0] in document]
+        assert (len(right), len(answers)) == (1, 1)
+        depths += right
+    assert set(depths) == set(range(10))
+
+
+@pytest.mark.parametrize("content", ["[]", '{"data": [{"paragraphs": [{"qas": []}]}]}', "{"])
+def test_a_file_of_another_form_is_named(tmp_path, content):
+    (tmp_path / "squad").mkdir()
+    (tmp_path / "squad/dev.json").write_text(content)
+    with pytest.raises(ValueError, match=r"squad/dev\.json is not of SQuAD's form"):
+        reading.Paragraphs.find(tmp_path)
+
+
+def test_without_paragraphs_the_task_is_left_out_by_name(vocabulary, tasks, tmp_path):
+    found = ruler.suite(vocabulary, TEXTS, LENGTHS[1:], samples=1, seed=0, data=tmp_path)
+    assert {item.group for item in tasks.items} - {item.group for item in found.items} >= {"1500/qa_1"}
+    records = Open.answer(Guesser(vocabulary), found.items)
+    assert found.finish(records, tmp_path)["left_out"] == [
+        "qa_1: --data has neither squad/*.json nor xquad/xquad.en.json"
+    ]
 
 
 def test_scores_are_shares_of_what_was_asked():

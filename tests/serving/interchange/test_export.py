@@ -187,7 +187,7 @@ def damaged(damage):
 def flip(name, at=0):
     def damage(folder):
         tensor = open_tensors(folder)[name]
-        array = tensor.read()
+        array = tensor.read().copy()
         array.reshape(-1).view(np.uint32)[at] ^= 1  # the smallest change that there is
         tensor.write(array)
 
@@ -197,7 +197,7 @@ def flip(name, at=0):
 def swapped(folder):
     tensors = open_tensors(folder)
     gate, up = (tensors[f"model.layers.3.mlp.{name}_proj.weight"] for name in ("gate", "up"))
-    arrays = gate.read(), up.read()
+    arrays = gate.read().copy(), up.read().copy()
     gate.write(arrays[1])
     up.write(arrays[0])
 
@@ -348,5 +348,5 @@ def test_memory_is_bounded_by_the_largest_tensor_whatever_the_size_of_the_model(
     fixed = 120 << 20  # compiled programs and blocks of chunks
     peak("export", checkpoint, tmp_path / "hf")
     assert peak("import", tmp_path / "hf", tmp_path / "imported") <= 2 * table + fixed
-    assert peak("export", tmp_path / "imported", tmp_path / "again") <= 3 * table + fixed
-    assert total > 3 * table + fixed, "the bounds would hold for a whole copy too"
+    assert peak("export", tmp_path / "imported", tmp_path / "again") <= 2 * table + fixed
+    assert total > 2 * table + fixed, "the bounds would hold for a whole copy too"

@@ -5,45 +5,30 @@ import functools
 import json
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from configs import gemma3
 from configs.schema import parse
-from data.batch import Batch
-from data.elements import Document, Image, Tokens
-from data.layout import RowShape, collate, lay_out
+from data.elements import Document
 from model.cache import empty_cache
 from model.config import ModelConfig
-from model.model import create, join, split
+from model.model import join
 from serving.interchange.expressible import unequal
 from serving.interchange.files import ModelFolder
 from serving.interchange.gemma3_images import Gemma3
-from serving.interchange.stacking import flat, nested
+from serving.interchange.stacking import flat
 from serving.interchange.tensors import write_part
-from tests.serving.interchange.folders import (
-    REFERENCES,
-    seeing_gemma,
-)
+from tests.serving.interchange import references
+from tests.serving.interchange.folders import REFERENCES, seeing_gemma
+from tests.serving.interchange.references import assert_close, load, next_token_loss, part_of
 
 FOLDER = REFERENCES / "gemma3"
 FIELDS = json.loads((FOLDER / "config.json").read_text())
-SLOTS, SOFT = 4, 90
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
-@functools.cache
-def imported():
-    """(folder, graph, params) with layers one by one"""
-    folder = ModelFolder(FOLDER)
-    config = dataclasses.replace(folder.config, scan=False)
-    graph, params, _ = split(jax.eval_shape(lambda: create(config, folder.vocab_size, 0)))
-    arrays = {path: np.full(leaf.shape, np.nan, np.float32) for path, leaf in flat(params).items()}
-    for entry, part in folder.parts({path: array.shape for path, array in arrays.items()}):
-        arrays[entry.ours][entry.index] = part
-    assert not any(np.isnan(array).any() for array in arrays.values())
-    return folder, graph, nested(arrays)
+imported = functools.cache(lambda: load(FOLDER))
 
 
 @functools.cache
@@ -52,34 +37,16 @@ def expected():
 
 
 def document(i: int) -> Document:
-    """The reference's tokens with its pictures in place of their slots."""
-    ids, pixels = expected()[f"tokens/{i}"], iter(expected()[f"pixels/{i}"])
-    is_slot = ids == SOFT
-    starts = np.flatnonzero(is_slot & ~np.roll(is_slot, 1))
-    elements, at = [], 0
-    for start in [*starts, len(ids)]:
-        text = ids[at:start]
-        elements.append(Tokens(text, np.ones(len(text), np.float32)))
-        if start < len(ids):
-            elements.append(Image(next(pixels), SLOTS))
-        at = start + SLOTS
-    return tuple(elements)
+    return references.document(expected()[f"tokens/{i}"], expected()[f"pixels/{i}"])
 
 
-def rows(*documents: tuple[Document, ...], slots: int) -> Batch:
-    shape = RowShape(slots, images=3, image_size=(32, 32), image_id=SOFT)
-    return collate([lay_out(row, shape) for row in documents])
+rows = functools.partial(references.rows, side=32)
 
 
 @jax.jit
 def logits_of(params, batch):
     model = join(imported()[1], params, {})
     return model.token_logits(model(batch).hidden_BTD)
-
-
-def assert_close(found, wanted):
-    assert wanted.std() > 0.1
-    assert np.abs(found - wanted).max() <= 1e-4 * max(1, np.abs(wanted).max())
 
 
 def test_logits_of_packed_and_of_padded_documents_equal_those_of_each_alone():
@@ -106,12 +73,10 @@ def test_a_picture_is_seen_whole_by_each_of_its_slots():
 def test_loss_and_gradients_equal_those_of_the_reference():
     folder, graph, params = imported()
     batch = rows((document(0), document(1)), slots=60)
-    target_T, weight_T = jnp.roll(batch.tokens[0], -1), jnp.roll(batch.loss_weights[0], -1)
 
     def loss_of(params):
         model = join(graph, params, {})
-        logprobs = jax.nn.log_softmax(model.token_logits(model(batch).hidden_BTD)[0])
-        return -jnp.sum(jnp.take_along_axis(logprobs, target_T[:, None], 1)[:, 0] * weight_T) / weight_T.sum()
+        return next_token_loss(model.token_logits(model(batch).hidden_BTD)[0], batch)
 
     loss, gradients = jax.jit(jax.value_and_grad(loss_of))(params)
     assert loss == pytest.approx(float(expected()["loss"]), rel=1e-5)
@@ -142,12 +107,8 @@ def test_a_document_read_through_caches_has_the_same_logits(cuts):
     batch, length = rows((document(0),), slots=36), 33
     config, logits = dataclasses.replace(folder.config, scan=False), []
     cache = empty_cache(config, 1, max_slots=length)
-    names = ("tokens", "segment_ids", "positions", "span_ids", "loss_weights", "kinds")
     for slots in np.split(np.arange(length), [*cuts, *range(max(cuts) + 1, length)]):
-        here = {name: getattr(batch, name)[:, slots] for name in names}
-        at = batch.media["image_slot"]
-        at = np.where((at >= slots[0]) & (at <= slots[-1]), at - slots[0], -1)
-        part, cache = extended(params, Batch(**here, media=batch.media | {"image_slot": at}, values={}), cache)
+        part, cache = extended(params, part_of(batch, slots), cache)
         logits.append(part)
     assert_close(np.concatenate(logits), expected()["logits/0"])
 
