@@ -5,8 +5,9 @@ python -m benchmarks.export [--size 1b] [--rounds 5] [--out benchmarks/results/e
 Each round copies the folder, imports it, exports that checkpoint and lets the gate read the export back, each in a
 process of its own that has loaded its modules. Peaks are what a process holds beyond what JAX takes by itself.
 
-A new page of memory costs a virtual machine up to ten times what is copied into it, and all these steps fill the
-page cache. So each deletes what it wrote in the round before, right before it begins, and finds those pages free.
+All these steps fill the page cache, and a page that a virtual machine has given back costs it up to ten times what is
+copied into it. So each deletes what it wrote in the round before, and begins when as much memory as it fills was just
+used and freed.
 """
 
 from __future__ import annotations
@@ -112,6 +113,8 @@ def measure(step: str, work: pathlib.Path) -> None:
     jax.numpy.zeros(1).block_until_ready()
     if step in _WRITTEN:
         shutil.rmtree(work / _WRITTEN[step], ignore_errors=True)
+    fills = sum(file.stat().st_size for file in (work / "hf").iterdir())
+    subprocess.run([sys.executable, "-c", f"import numpy; numpy.ones({int(1.5 * fills)}, numpy.uint8)"], check=True)
     before, began, busy = _peak(), time.perf_counter(), _cpu_seconds()
     STEPS[step](work)
     seconds = {"seconds": time.perf_counter() - began, "cpu_seconds": _cpu_seconds() - busy}

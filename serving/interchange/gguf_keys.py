@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 
 from data.vocabulary import Vocabulary
 from model.config import AttentionConfig, ModelConfig
-from serving.interchange.pieces import Kind, tokenizer_of
+from serving.interchange.pieces import Kind, Piece, tokenizer_of
 
 
 def refuse(field: str, given: object, allowed: str) -> NoReturn:
@@ -118,9 +118,11 @@ def add_vocabulary(writer: Any, vocabulary: Vocabulary) -> None:
     elif tokenizer.byte_fallback:
         refuse("the vocabulary's byte_fallback", True, "False in a unigram vocabulary")
     writer.add_tokenizer_model("llama" if tokenizer.algorithm == "bpe" else "t5")
-    writer.add_token_list([piece.text.encode() for piece in tokenizer.pieces])
-    writer.add_token_scores([piece.score for piece in tokenizer.pieces])
-    writer.add_token_types([int(piece.kind) for piece in tokenizer.pieces])
+    rows = range(len(tokenizer.pieces), vocabulary.size)  # that are no pieces
+    pieces = [*tokenizer.pieces, *(Piece(f"<unused_{i}>", 0.0, Kind.UNUSED) for i in rows)]
+    writer.add_token_list([piece.text.encode() for piece in pieces])
+    writer.add_token_scores([piece.score for piece in pieces])
+    writer.add_token_types([int(piece.kind) for piece in pieces])
     if tokenizer.charsmap:
         writer.add_precompiled_charsmap(tokenizer.charsmap)
     writer.add_remove_extra_whitespaces(tokenizer.removes_spaces)
@@ -128,7 +130,7 @@ def add_vocabulary(writer: Any, vocabulary: Vocabulary) -> None:
     writer.add_bos_token_id(vocabulary.bos_id)
     writer.add_eos_token_id(vocabulary.eos_id)
     writer.add_unk_token_id(vocabulary.unk_id)
-    if tokenizer.pieces[vocabulary.pad_id].kind == Kind.CONTROL:
+    if pieces[vocabulary.pad_id].kind == Kind.CONTROL:
         writer.add_pad_token_id(vocabulary.pad_id)
     writer.add_add_bos_token(True)
     writer.add_add_eos_token(False)

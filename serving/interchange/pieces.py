@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from typing import NamedTuple
 
 import sentencepiece.sentencepiece_model_pb2 as proto
 
@@ -27,9 +26,8 @@ class Kind(enum.IntEnum):
     BYTE = 6
 
 
-class Piece(NamedTuple):
-    """A tuple, as there may be 262,144."""
-
+@dataclasses.dataclass(frozen=True)
+class Piece:
     text: str
     score: float
     kind: Kind
@@ -48,7 +46,7 @@ class Tokenizer:
 
 
 def tokenizer_of(vocabulary: Vocabulary) -> Tokenizer:
-    """The model of a vocabulary, with one unused piece for each of its rows after the last.
+    """The model of a vocabulary, of its pieces of text alone.
 
     Raises:
         ValueError: a setting that other libraries do not follow, by its name in the model.
@@ -65,7 +63,6 @@ def tokenizer_of(vocabulary: Vocabulary) -> Tokenizer:
             names = " and ".join(repr(value) for value in allowed)
             raise ValueError(f"the vocabulary's {field} is {given!r}; only vocabularies with {names} can be exported")
     pieces = [Piece(piece.piece, piece.score, Kind(piece.type)) for piece in model.pieces]
-    pieces += [Piece(f"<unused_{i}>", 0.0, Kind.UNUSED) for i in range(len(pieces), vocabulary.size)]
     return Tokenizer(
         tuple(pieces),
         algorithm,
