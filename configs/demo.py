@@ -3,9 +3,9 @@
     make demo    # recording, then `python -m train --config configs/demo.py`, evaluation, report
 
 Expect, in runs/demo/report.html: 2.5 bits a byte on held-out text (a trigram model: 2.9), a student within 1 % of its
-teacher's text loss, and three arms that with one set of weights reach what they are told to in 97 % of unseen episodes
-and push it to its zone in 75 %; 29 % and 9 % with a shuffled instruction, next to none with a blank image. Other seeds
-and roundings gave 95 to 98 % and 65 to 88 %.
+teacher's text loss, and three arms that with one set of weights reach what they are told to in 99 % of unseen episodes
+and push it to its zone in 85 %; 31 % and 9 % with a shuffled instruction, 6 % and 1 % with a blank image. Other seeds,
+versions and roundings gave 95 to 98 % and 65 to 88 %.
 
 What the success hangs on: names as heavy targets (`name_weight`), or words bind to what is seen late or never;
 attention before the recurrent layer; a plan that reaches the action expert as numbers; demonstrations that start
