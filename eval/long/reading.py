@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from pathlib import Path
 
@@ -30,15 +31,14 @@ class Paragraphs:
     @classmethod
     def find(cls, data: Path | None) -> Paragraphs | None:
         """What lies below `data`, or None. Raises ValueError for a file that is not of SQuAD's form."""
-        patterns = FILES if data else ()
-        files = next((found for pattern in patterns if (found := sorted(Path(data or "").glob(pattern)))), [])
+        if data is None:
+            return None
         texts: dict[str, int] = {}  # and their indices
         questions = []
-        for file in files:
+        for file in next(filter(None, (sorted(data.glob(pattern)) for pattern in FILES)), []):
             try:
-                for part in (
-                    part for article in json.loads(file.read_text())["data"] for part in article["paragraphs"]
-                ):
+                articles = json.loads(file.read_text())["data"]
+                for part in itertools.chain.from_iterable(article["paragraphs"] for article in articles):
                     index = texts.setdefault(part["context"], len(texts))
                     for asked in part["qas"]:
                         answers = tuple(dict.fromkeys(answer["text"] for answer in asked["answers"]))

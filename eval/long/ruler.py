@@ -84,8 +84,6 @@ def suite(
     where none is left.
     """
     material, items, left_out = Material(Book(texts), Paragraphs.find(data)), [], []
-    if material.paragraphs is None:
-        left_out.append(f"qa_1: --data has neither {' nor '.join(FILES)}")
     for length in lengths:
         for index, task in enumerate(material.tasks):
             seeds = [(seed, length, index, sample) for sample in range(samples)]
@@ -94,7 +92,9 @@ def suite(
             except TooLong as error:
                 left_out.append(f"{task} at {length}: {error}")
     if not items:
-        raise ValueError(f"no task of ruler fits: {left_out[-1]}")
+        raise ValueError(f"no task of ruler fits: {left_out[0]}")
+    if material.paragraphs is None:
+        left_out.append(f"qa_1: --data has neither {' nor '.join(FILES)}")
     return Suite("ruler", items, lambda records, folder: finish(records, folder) | {"left_out": left_out})
 
 
@@ -107,7 +107,8 @@ def item(vocabulary: Vocabulary, material: Material, task: str, length: int, see
             return niah(NEEDLES[task], book, rng, n)
         if task == "vt":
             return variable_tracking(rng, n)
-        if task == "qa_1" and material.paragraphs:
+        if task == "qa_1":
+            assert material.paragraphs is not None, "without them it is none of the tasks"
             return material.paragraphs.prompt(rng, n)
         return common_words(book, rng, n, length) if task == "cwe" else frequent_words(rng, n, length)
 

@@ -135,22 +135,31 @@ def write(name: str, folder: Path) -> None:
         documents = [with_pictures(document, at) for document, at in zip(documents, ((3, 12), (2,)), strict=True)]
         size = VISION["image_size"]
         pictures = [rng.integers(0, 256, (num, size, size, 3), np.uint8) for num in (2, 1)]
-    logits, losses, targets = [], [], 0
-    for document, pixels in zip(documents, pictures, strict=True):
+    arrays, gradients = computed(model, documents, pictures)
+    arrays |= {f"gradient/{n}": gradient for n, gradient in gradients.items()}
+    arrays |= {f"pixels/{i}": pixels for i, pixels in enumerate(pictures) if pixels is not None}
+    save(folder, arrays)
+
+
+def computed(model, documents: list, pictures: list) -> tuple[dict, dict]:
+    """(tokens, logits and the mean loss of their next tokens, its gradient by parameter)"""
+    arrays, losses, targets = {}, [], 0
+    for i, (document, pixels) in enumerate(zip(documents, pictures, strict=True)):
         ids = torch.tensor(document)[None]
         inputs = {} if pixels is None else seen(pixels, ids)
         out = model(input_ids=ids, use_cache=False, **inputs).logits[0]
-        logits.append(out.detach().numpy())
         wanted = torch.where(ids[0, 1:] == SOFT, -100, ids[0, 1:]) if inputs else ids[0, 1:]
         targets += int((wanted >= 0).sum())
         losses.append(torch.nn.functional.cross_entropy(out[:-1], wanted, reduction="sum"))
+        arrays |= {f"tokens/{i}": document.astype(np.int32), f"logits/{i}": out.detach().numpy()}
     loss = sum(losses) / targets
     loss.backward()
-    arrays = {f"gradient/{n}": p.grad.numpy() for n, p in model.named_parameters() if p.grad is not None}
-    for i, (document, values) in enumerate(zip(documents, logits, strict=True)):
-        arrays |= {f"tokens/{i}": document.astype(np.int32), f"logits/{i}": values}
-        arrays |= {} if pictures[i] is None else {f"pixels/{i}": pictures[i]}
-    np.savez_compressed(folder / "expected.npz", loss=loss.detach().numpy(), **arrays)
+    gradients = {n: p.grad.numpy() for n, p in model.named_parameters() if p.grad is not None}
+    return arrays | {"loss": loss.detach().numpy()}, gradients
+
+
+def save(folder: Path, arrays: dict) -> None:
+    np.savez_compressed(folder / "expected.npz", **arrays)
     (folder / "versions.json").write_text(
         json.dumps({"torch": torch.__version__, "transformers": transformers.__version__}) + "\n"
     )

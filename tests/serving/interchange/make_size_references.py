@@ -13,9 +13,8 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-import torch
 import transformers
-from make_references import BEGIN, END, SLOTS, SOFT, VOCAB, seen, with_pictures
+from make_references import BEGIN, END, SLOTS, SOFT, VOCAB, computed, save, with_pictures
 from named_weights import pictures, sketch, weight
 from safetensors import safe_open
 from safetensors.numpy import save_file
@@ -93,27 +92,15 @@ def model_of(size: str, folder: Path):
 
 def write(size: str, folder: Path) -> None:
     model, shapes = model_of(size, folder)
-    rng, arrays, losses, targets = np.random.default_rng(0), {}, [], 0
-    for i, (length, places) in enumerate(((60, (9, 25)), (13, (2,)))):
-        document = rng.integers(3, VOCAB, length)
-        inputs = {}
-        if size in SEEING:
-            document = with_pictures(document, places)
-            inputs = seen(pictures(i, len(places), VISION["image_size"]), torch.tensor(document)[None])
-        ids = torch.tensor(document)[None]
-        out = model(input_ids=ids, use_cache=False, **inputs).logits[0]
-        wanted = torch.where(ids[0, 1:] == SOFT, -100, ids[0, 1:]) if inputs else ids[0, 1:]
-        targets += int((wanted >= 0).sum())
-        losses.append(torch.nn.functional.cross_entropy(out[:-1], wanted, reduction="sum"))
-        arrays |= {f"tokens/{i}": document.astype(np.int32), f"logits/{i}": out.detach().numpy()}
-    loss = sum(losses) / targets
-    loss.backward()
-    gradients = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+    rng, lengths, places = np.random.default_rng(0), (60, 13), ((9, 25), (2,))
+    documents = [rng.integers(3, VOCAB, length) for length in lengths]
+    noise = [None, None]
+    if size in SEEING:
+        documents = [with_pictures(document, at) for document, at in zip(documents, places, strict=True)]
+        noise = [pictures(i, len(at), VISION["image_size"]) for i, at in enumerate(places)]
+    arrays, gradients = computed(model, documents, noise)
     stored = {name: name for name in gradients} if size not in SEEING else _stored_names(gradients, shapes)
-    arrays |= {f"gradient/{stored[name]}": sketch(stored[name], grad.numpy()) for name, grad in gradients.items()}
-    np.savez_compressed(folder / "expected.npz", loss=loss.detach().numpy(), **arrays)
-    versions = {"torch": torch.__version__, "transformers": transformers.__version__}
-    (folder / "versions.json").write_text(json.dumps(versions) + "\n")
+    save(folder, arrays | {f"gradient/{stored[n]}": sketch(stored[n], gradient) for n, gradient in gradients.items()})
 
 
 def _stored_names(names, shapes) -> dict:

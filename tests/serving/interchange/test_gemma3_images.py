@@ -11,7 +11,6 @@ import pytest
 from configs import gemma3
 from configs.schema import parse
 from data.elements import Document
-from model.cache import empty_cache
 from model.config import ModelConfig
 from model.model import join
 from serving.interchange.expressible import unequal
@@ -21,7 +20,7 @@ from serving.interchange.stacking import flat
 from serving.interchange.tensors import write_part
 from tests.serving.interchange import references
 from tests.serving.interchange.folders import REFERENCES, seeing_gemma
-from tests.serving.interchange.references import assert_close, load, next_token_loss, part_of
+from tests.serving.interchange.references import assert_close, load, logits_by_pieces, next_token_loss
 
 FOLDER = REFERENCES / "gemma3"
 FIELDS = json.loads((FOLDER / "config.json").read_text())
@@ -71,7 +70,7 @@ def test_a_picture_is_seen_whole_by_each_of_its_slots():
 
 
 def test_loss_and_gradients_equal_those_of_the_reference():
-    folder, graph, params = imported()
+    folder, graph, params, _ = imported()
     batch = rows((document(0), document(1)), slots=60)
 
     def loss_of(params):
@@ -93,24 +92,12 @@ def test_loss_and_gradients_equal_those_of_the_reference():
     assert len(wanted) == len(list(folder.architecture.entries(folder.config)))
 
 
-@jax.jit
-def extended(params, part, cache):
-    model = join(imported()[1], params, {})
-    hidden_BTD, cache = model.extend(part, cache)
-    return model.token_logits(hidden_BTD)[0], cache
-
-
 @pytest.mark.parametrize("cuts", [(9, 19, 23), (8, 23)])
 def test_a_document_read_through_caches_has_the_same_logits(cuts):
     """Pieces that begin and end at pictures or inside text, then one by one, past the windows of local layers."""
-    folder, _, params = imported()
-    batch, length = rows((document(0),), slots=36), 33
-    config, logits = dataclasses.replace(folder.config, scan=False), []
-    cache = empty_cache(config, 1, max_slots=length)
-    for slots in np.split(np.arange(length), [*cuts, *range(max(cuts) + 1, length)]):
-        part, cache = extended(params, part_of(batch, slots), cache)
-        logits.append(part)
-    assert_close(np.concatenate(logits), expected()["logits/0"])
+    folder, graph, params, _ = imported()
+    found = logits_by_pieces(folder.config, graph, (params, {}), rows((document(0),), slots=36), cuts)
+    assert_close(found, expected()["logits/0"])
 
 
 # ---- configs

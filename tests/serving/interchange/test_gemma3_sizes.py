@@ -10,7 +10,6 @@ import pytest
 
 from configs import gemma3
 from configs.schema import parse
-from model.cache import empty_cache
 from model.config import ModelConfig
 from model.model import join
 from serving.interchange.expressible import unequal
@@ -19,7 +18,7 @@ from serving.interchange.tensor_files import Shape, create_tensors
 from serving.interchange.tensors import write_part
 from tests.serving.interchange.folders import REFERENCES
 from tests.serving.interchange.named_weights import pictures, sketch, weight
-from tests.serving.interchange.references import assert_close, document, load, next_token_loss, part_of, rows
+from tests.serving.interchange.references import assert_close, document, load, logits_by_pieces, next_token_loss, rows
 
 DIVISOR, PERIOD = 32, 6
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -35,7 +34,7 @@ class Reference:
         shapes = {name: Shape(tuple(dims), np.dtype(np.float32)) for name, dims in shapes.items()}
         for name, tensor in create_tensors(scratch, shapes, 1 << 40).items():
             tensor.write(weight(name, tensor.shape.dims))
-        self.folder, self.graph, self.params = load(scratch)
+        self.folder, self.graph, self.params, _ = load(scratch)
         self.expected, image = np.load(source / "expected.npz"), self.folder.config.image
         self.side = image.height if image else 0
         self.documents = [
@@ -108,20 +107,9 @@ def test_logits_of_packed_and_of_padded_documents_equal_those_of_each_alone(refe
 
 def test_a_document_read_through_caches_has_the_same_logits(reference):
     """Two pieces that are cut inside text, then one by one, past the windows of local layers."""
-    batch, length = reference.rows((reference.documents[0],), slots=80), len(reference.wanted[0])
-    config, logits = dataclasses.replace(reference.folder.config, scan=False), []
-    cache = empty_cache(config, 1, max_slots=length)
-
-    @jax.jit
-    def extended(params, part, cache):
-        model = join(reference.graph, params, {})
-        hidden_BTD, cache = model.extend(part, cache)
-        return model.token_logits(hidden_BTD)[0], cache
-
-    for slots in np.split(np.arange(length), [24, 52, *range(53, length)]):
-        part, cache = extended(reference.params, part_of(batch, slots), cache)
-        logits.append(part)
-    assert_close(np.concatenate(logits), reference.wanted[0])
+    row, states = reference.rows((reference.documents[0],), slots=80), (reference.params, {})
+    found = logits_by_pieces(reference.folder.config, reference.graph, states, row, cuts=(24, 52))
+    assert_close(found, reference.wanted[0])
 
 
 def test_loss_and_gradients_equal_those_of_the_reference(reference):
